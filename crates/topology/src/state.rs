@@ -1,0 +1,134 @@
+//! The decision at `<state_root><path>/state`: what monitors agree on and the API obeys (docs/protocol.md, section 2).
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Endpoint, Topology};
+
+/// One decision. The primary, the addresses in sync and `min_in_sync` are a function of `epoch`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Grows by one with every change of the primary or of the set in sync, and only then.
+    pub epoch: u64,
+    /// The epoch of the last promotion; it names the replication credential.
+    pub promoted: u64,
+    /// The one server that takes writes, as a process and not only as an address.
+    pub primary: PrimaryRef,
+    /// The replicas that confirmed everything acknowledged in this epoch.
+    pub in_sync: Vec<InSync>,
+    /// With fewer in sync, writes that ask for copies are refused.
+    pub min_in_sync: u32,
+    /// Every server of the group, the primary included, in the order in which they were configured.
+    pub members: Vec<Endpoint>,
+    /// Members that were primary or in sync once: what they hold came from this group, so they may be overwritten.
+    #[serde(default)]
+    pub adopted: Vec<Endpoint>,
+    /// The version of `<path>` after our last write to it; only a higher one is an edit by hand.
+    pub path_version: i32,
+    /// Only during a planned switchover: the old primary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<PrimaryRef>,
+    /// Whether the promotion is still being carried out.
+    pub phase: Phase,
+    /// The monitor that published this.
+    pub leader: String,
+    /// Why, in words for a person.
+    pub reason: String,
+}
+
+/// A primary: a process at an address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrimaryRef {
+    /// Where it listens.
+    pub addr: Endpoint,
+    /// Which process it is; never empty.
+    pub run_id: String,
+    /// Its replication id; empty while its promotion has not been seen done.
+    #[serde(default)]
+    pub replid: String,
+}
+
+/// A replica in sync.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InSync {
+    /// Where it listens.
+    pub addr: Endpoint,
+    /// `ip:port` as the primary's ROLE shows it.
+    pub seen_as: String,
+    /// Which process it is.
+    pub run_id: String,
+    /// The epoch with which it last entered the set.
+    pub since: u64,
+    /// The replication id that it had when it was last seen by a publication.
+    pub replid: String,
+}
+
+/// How far the last promotion is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Decided, not yet seen done.
+    Promoting,
+    /// The primary is promoted, stamped and announced.
+    Serving,
+}
+
+/// Why the content of a znode is no [`State`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a state record: {0}")]
+pub struct StateError(String);
+
+impl State {
+    /// Reads a record. Unknown keys are accepted.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, StateError> {
+        let read: Self = serde_json::from_slice(bytes).map_err(|e| StateError(e.to_string()))?;
+        if read.primary.run_id.is_empty() {
+            return Err(StateError("primary.run_id is empty".to_string()));
+        }
+        Ok(read)
+    }
+
+    /// The text that is published.
+    pub fn to_json(&self) -> String {
+        // Strings, numbers and lists of them always serialise.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// The announcement that belongs to this record.
+    pub fn topology(&self) -> Topology {
+        let others = self.members.iter().filter(|m| **m != self.primary.addr);
+        Topology { primary: self.primary.addr.clone(), replicas: others.cloned().collect() }
+    }
+
+    /// The entry of a replica in sync.
+    pub fn in_sync(&self, addr: &Endpoint) -> Option<&InSync> {
+        self.in_sync.iter().find(|entry| entry.addr == *addr)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_survives_the_wire() {
+        let text = br#"{"epoch":7,"promoted":5,"primary":{"addr":"a:1","run_id":"r","replid":""},
+            "in_sync":[{"addr":"b:1","seen_as":"10.0.0.2:1","run_id":"s","since":3,"replid":"x"}],
+            "min_in_sync":1,"members":["b:1","a:1","c:1"],"path_version":3,"phase":"promoting",
+            "leader":"primary","reason":"primary down","later":true}"#;
+        let state = State::from_json(text).unwrap();
+        assert_eq!(State::from_json(state.to_json().as_bytes()), Ok(state.clone()));
+        assert_eq!(state.topology().to_json(), r#"{"primary": "a:1", "secondary": ["b:1", "c:1"]}"#);
+        assert!(state.in_sync(&"b:1".parse().unwrap()).is_some());
+    }
+
+    #[test]
+    fn a_record_without_a_process_is_refused() {
+        let text = br#"{"epoch":7,"promoted":5,"primary":{"addr":"a:1","run_id":""},"in_sync":[],
+            "min_in_sync":0,"members":[],"path_version":3,"phase":"serving","leader":"","reason":""}"#;
+        assert!(State::from_json(text).is_err());
+        assert!(State::from_json(b"").is_err());
+    }
+}

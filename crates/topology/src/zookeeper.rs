@@ -1,0 +1,1 @@
+//! Reading, watching and conditional publishing over zookeeper-client.

@@ -1,1 +1,41 @@
-//! Placeholder.
+//! The decisions for one Redis group: who is primary, who is in sync, what is to be done next.
+//!
+//! A *failover* is: publish that a replica which holds everything acknowledged is primary under a higher epoch,
+//! promote and stamp that replica in one step, announce it, and have the others follow it.
+//!
+//! The crate is pure, which `no_std` enforces: no clock, no I/O, no randomness. Time is an argument
+//! ([`Time`], since any fixed moment), events go in ([`Group::handle`]), actions come out
+//! ([`Group::poll_action`]) and are compared in tests. The rules are cited by their numbers in
+//! docs/protocol.md. Read in this order:
+//!
+//! * [`decide`]: everything known -> what to do and why; called again after every step, so that a crash between
+//!   two steps needs no recovery code.
+//! * [`candidate`]: R4, who may be promoted and why the others may not.
+//! * [`order`]: R1, the guard between looking at a server and changing it.
+//! * [`detector`]: R10, what is known of a server that does not answer.
+//! * [`view`]: all that is known now; [`group`]: events to view, decisions to actions, one at a time per server.
+//! * [`lead`]: R12, which of the two monitors may act; [`confirm`]: R3 and R17, what a client may be told.
+#![no_std]
+// Events and actions live for one call; a box would only hide what they hold.
+#![allow(clippy::large_enum_variant)]
+
+extern crate alloc;
+
+pub mod candidate;
+pub mod confirm;
+pub mod decide;
+pub mod detector;
+pub mod group;
+pub mod lead;
+pub mod order;
+pub mod view;
+
+pub use candidate::Disqualified;
+pub use decide::{Decision, Reason, Step, decide};
+pub use detector::{Detector, Health, Trouble};
+pub use group::{Action, Event, Group, Outcome, PublishOutcome, Stored, Timeline};
+pub use order::{Command, Deed, Look, Order, Refused, Verdict};
+pub use view::{Fence, Limits, MinInSync, Observation, Role, View};
+
+/// A moment on the driver's monotonic clock, as the time since a moment of the driver's choice.
+pub type Time = core::time::Duration;

@@ -1,0 +1,102 @@
+//! R4: who may be promoted, who is, and why the others are not.
+
+use core::cmp::Reverse;
+use core::fmt;
+
+use topology::{Endpoint, InSync, State};
+
+use crate::Time;
+use crate::view::{Fence, Observation, Role, View};
+
+/// Why a replica may not be promoted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disqualified {
+    /// It is not in the set, so it need not hold what was acknowledged.
+    NotInSync,
+    /// It does not answer, or did not since the primary was lost.
+    Unheard,
+    /// It is another process than the one recorded; a restarted server forgot things.
+    Restarted,
+    /// It is a primary itself.
+    IsPrimary,
+    /// A full synchronisation runs.
+    Syncing,
+    /// It carries no fence, so nothing proves what it holds.
+    NoFence,
+    /// The stamp with which it entered the set has not reached it.
+    FenceTooOld {
+        /// The epoch that it carries.
+        fence: u64,
+        /// The epoch with which it entered.
+        since: u64,
+    },
+    /// Its replication id is neither the primary's nor the one of its own entry.
+    OtherHistory,
+    /// Its priority is 0.
+    Never,
+}
+
+impl fmt::Display for Disqualified {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotInSync => f.write_str("not in sync"),
+            Self::Unheard => f.write_str("does not answer"),
+            Self::Restarted => f.write_str("restarted since it was recorded"),
+            Self::IsPrimary => f.write_str("is a primary itself"),
+            Self::Syncing => f.write_str("in the middle of a full synchronisation"),
+            Self::NoFence => f.write_str("carries no fence"),
+            Self::FenceTooOld { fence, since } => {
+                write!(f, "its fence {fence} is older than its entry {since}")
+            }
+            Self::OtherHistory => f.write_str("holds another history"),
+            Self::Never => f.write_str("priority 0"),
+        }
+    }
+}
+
+/// R4 on what one server said: may it be promoted from this record?
+pub fn refusal(state: &State, entry: &InSync, seen: &Observation) -> Option<Disqualified> {
+    if seen.run_id != entry.run_id {
+        return Some(Disqualified::Restarted);
+    }
+    match seen.role {
+        Role::Primary { .. } => return Some(Disqualified::IsPrimary),
+        Role::Replica { syncing: true, .. } => return Some(Disqualified::Syncing),
+        Role::Replica { .. } => {}
+    }
+    let fence = match seen.fence {
+        Fence::At(fence) if fence >= entry.since => fence,
+        Fence::At(fence) => return Some(Disqualified::FenceTooOld { fence, since: entry.since }),
+        Fence::Absent | Fence::Unreadable => return Some(Disqualified::NoFence),
+    };
+    let recorded = &state.primary.replid;
+    let known = seen.replid == entry.replid || seen.replid == *recorded;
+    // While the new primary's replication id is not recorded yet, its stamp proves as much.
+    let stamped = recorded.is_empty() && fence >= state.promoted;
+    (!known && !stamped).then_some(Disqualified::OtherHistory)
+}
+
+/// R4 on all that is known of a member now.
+pub fn disqualified(view: &View, state: &State, addr: &Endpoint, now: Time) -> Option<Disqualified> {
+    let Some(entry) = state.in_sync(addr) else { return Some(Disqualified::NotInSync) };
+    match view.current(addr, now) {
+        None => Some(Disqualified::Unheard),
+        Some(seen) => {
+            let never = (view.limits.priority(addr) == 0).then_some(Disqualified::Never);
+            refusal(state, entry, seen).or(never)
+        }
+    }
+}
+
+/// The one to promote: highest offset, then priority, then address; among those that answered since the primary
+/// was lost, for only then is the offset its last one.
+pub fn best(view: &View, state: &State, lost: Time, now: Time) -> Option<Endpoint> {
+    let answered = |addr: &Endpoint| view.backends.get(addr).is_some_and(|b| b.answered_since(lost));
+    let eligible = state.in_sync.iter().filter(|entry| answered(&entry.addr));
+    let eligible = eligible.filter(|entry| disqualified(view, state, &entry.addr, now).is_none());
+    let rank = |entry: &&InSync| {
+        let offset = view.current(&entry.addr, now).map_or(0, |seen| seen.offset);
+        (Reverse(offset), view.limits.priority(&entry.addr), entry.addr.clone())
+    };
+    eligible.min_by_key(rank).map(|entry| entry.addr.clone())
+}

@@ -1,0 +1,491 @@
+//! Everything known of a group -> what is to be done now, and why.
+//!
+//! Called again after every event. It remembers nothing, so a crash between two steps needs no recovery code: the
+//! next call, in this process or in the peer's, starts from what is recorded and observed.
+//!
+//! Order of every change: publish the decision, act on Redis and stamp, announce (docs/protocol.md, section 3).
+
+use alloc::collections::BTreeSet;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
+
+use topology::{Endpoint, InSync, Phase, PrimaryRef, State, Topology};
+
+use crate::candidate;
+use crate::detector::Health;
+use crate::order::Deed;
+use crate::view::{ASK_FOR, Announced, CONFIRM_WAIT, Fault, Fence, Observation, Role, View, follows};
+use crate::{Time, Trouble};
+
+/// What is to be done now, in this order, and the reason that stands above it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// The steps; each is done once, however often it is asked for while it is under way.
+    pub steps: Vec<Step>,
+    /// Why.
+    pub because: Reason,
+}
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Replace the record, and the announcement with it where `announce` says so.
+    Publish {
+        /// The next record.
+        next: State,
+        /// Whether `<path>` is written in the same transaction.
+        announce: bool,
+    },
+    /// A guarded command (R1).
+    Order {
+        /// The server.
+        backend: Endpoint,
+        /// What is to be done to it.
+        deed: Deed,
+    },
+    /// Ask this server now.
+    Look(Endpoint),
+}
+
+/// Why something is done, or is not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// This monitor does not lead.
+    Passive,
+    /// ZooKeeper has not been read yet.
+    Unread,
+    /// There is no record, and what `<path>` holds cannot become one.
+    NoTopology(String),
+    /// There is no record, and the named primary is away or is no primary (R0).
+    BirthWaits(Endpoint, &'static str),
+    /// The first record (R0).
+    Birth,
+    /// What stands in `state` is no record, and this monitor knows no good one.
+    RecordDamaged,
+    /// What stands in `state` is no record; the last good one is put back.
+    RecordRestored,
+    /// All is as recorded.
+    Healthy,
+    /// The primary is late or answers with an error; no failover.
+    PrimaryTroubled(Health),
+    /// This monitor cannot reach the primary, but others can (R10); no failover.
+    PrimaryUnreachable,
+    /// Replicas that should vouch for the loss, or that may be promoted, have not answered yet.
+    Confirming(Fault),
+    /// The primary is lost and nobody may be promoted.
+    NobodyEligible(Fault),
+    /// The primary is lost, too soon after the last failover.
+    TooSoon(Fault),
+    /// The primary is lost and this one takes over.
+    Failover(Fault, Endpoint),
+    /// The recorded promotion is carried out.
+    Promoting,
+    /// The promotion is done and is announced.
+    Announcing,
+    /// Members of the set are taken out of it.
+    Shrinking(Vec<(Endpoint, Unfit)>),
+    /// Replicas enter the set.
+    Growing(Vec<Endpoint>),
+    /// `<path>` was changed by hand or destroyed; what is recorded is put back.
+    AnnouncementRestored(String),
+    /// The primary carries a higher epoch than the record: this monitor read an old record.
+    Deposed(u64),
+}
+
+/// Why a member of the set is taken out of it (R6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unfit {
+    /// Another process answers there.
+    Restarted,
+    /// The primary shows it under another address than recorded.
+    Renamed,
+    /// It is gone.
+    Gone,
+    /// It does not attach to the primary.
+    Unattached,
+    /// It answers, but its stream stands still while the primary's moves.
+    Stuck,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Gone => "primary gone: connection closed, a new one refused, lost by its replicas",
+            Self::Silent => "primary silent for down_after_ms",
+            Self::Restarted => "primary restarted: another process answers at its address",
+            Self::Demoted => "primary follows another server",
+            Self::Refused => "the promoted replica was not eligible any more",
+        })
+    }
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Restarted => "restarted",
+            Self::Renamed => "seen under another address",
+            Self::Gone => "gone",
+            Self::Unattached => "not attached to the primary",
+            Self::Stuck => "its stream stands still",
+        })
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Passive => f.write_str("this monitor is passive"),
+            Self::Unread => f.write_str("ZooKeeper has not been read yet"),
+            Self::NoTopology(why) => {
+                write!(f, "there is no record yet, and the path cannot become one: {why}")
+            }
+            Self::BirthWaits(addr, why) => write!(f, "waiting for {addr}, named primary by the path: {why}"),
+            Self::Birth => f.write_str("first record"),
+            Self::RecordDamaged => f.write_str(
+                "the state znode holds no record and no good one is known; an operator must restore it",
+            ),
+            Self::RecordRestored => {
+                f.write_str("the state znode held no record; the last good one is put back")
+            }
+            Self::Healthy => f.write_str("all is as recorded"),
+            Self::PrimaryTroubled(health) => {
+                write!(f, "the primary answers late or with an error ({})", health.word())
+            }
+            Self::PrimaryUnreachable => f.write_str("the primary is unreachable from here, but not lost"),
+            Self::Confirming(fault) => write!(f, "{fault}; asking the replicas"),
+            Self::NobodyEligible(fault) => write!(f, "{fault}; nobody may be promoted"),
+            Self::TooSoon(fault) => write!(f, "{fault}; waiting for min_interval_ms since the last failover"),
+            Self::Failover(fault, to) => write!(f, "{fault}; {to} takes over"),
+            Self::Promoting => f.write_str("promotion under way"),
+            Self::Announcing => f.write_str("promotion done"),
+            Self::Shrinking(out) => {
+                f.write_str("out of sync:")?;
+                out.iter().try_for_each(|(addr, why)| write!(f, " {addr} ({why})"))
+            }
+            Self::Growing(new) => {
+                f.write_str("in sync:")?;
+                new.iter().try_for_each(|addr| write!(f, " {addr}"))
+            }
+            Self::AnnouncementRestored(what) => write!(f, "the path was changed by hand ({what}); put back"),
+            Self::Deposed(fence) => {
+                write!(f, "the primary carries epoch {fence}, which is newer than the record")
+            }
+        }
+    }
+}
+
+fn wait(because: Reason) -> Decision {
+    Decision { steps: Vec::new(), because }
+}
+
+fn publish(next: State, announce: bool, because: Reason) -> Decision {
+    Decision { steps: vec![Step::Publish { next, announce }], because }
+}
+
+/// The next steps for one group.
+pub fn decide(view: &View, now: Time) -> Decision {
+    if view.reign.is_none() {
+        return wait(Reason::Passive);
+    }
+    if !view.record_read {
+        return wait(Reason::Unread);
+    }
+    match (view.state(), view.record_damaged) {
+        (None, None) => birth(view, now),
+        (None, Some(_)) => wait(Reason::RecordDamaged),
+        // The lead is checked in the same transaction, so nobody else published since.
+        (Some(state), Some(_)) => publish(state.clone(), false, Reason::RecordRestored),
+        (Some(state), None) => match (view.primary_fault(now), state.phase) {
+            (Some((fault, since)), _) => failover(view, state, fault, since, now),
+            (None, Phase::Promoting) => finish(view, state, now),
+            (None, Phase::Serving) => settle(view, state, now),
+        },
+    }
+}
+
+/// R0: the first record, of the server that `<path>` names, if it is a primary and answers.
+fn birth(view: &View, now: Time) -> Decision {
+    let (topology, version) = match &view.announced {
+        (Announced::Is(topology), version) => (topology, *version),
+        (Announced::Unread, _) => return wait(Reason::Unread),
+        (Announced::Missing, _) => {
+            return wait(Reason::NoTopology("the znode is missing; run zoo-setup".into()));
+        }
+        (Announced::Broken(why), _) => return wait(Reason::NoTopology(why.clone())),
+    };
+    let addr = &topology.primary;
+    let waits = |why| wait(Reason::BirthWaits(addr.clone(), why));
+    let seen = match (view.health(addr, now), view.current(addr, now)) {
+        (Health::Up, Some(seen)) => seen,
+        (Health::Troubled(Trouble::Loading), _) => return waits("it is loading its data"),
+        (health, _) => return waits(health.word()),
+    };
+    if !matches!(seen.role, Role::Primary { .. }) {
+        return waits("it is a replica; point it at nobody, or seed the path with the real primary");
+    }
+    let members: Vec<Endpoint> = topology.members().cloned().collect();
+    let next = State {
+        epoch: 1,
+        promoted: 1,
+        primary: PrimaryRef { addr: addr.clone(), run_id: seen.run_id.clone(), replid: seen.replid.clone() },
+        in_sync: Vec::new(),
+        min_in_sync: view.limits.min_in_sync(members.len()),
+        members,
+        adopted: vec![addr.clone()],
+        path_version: version,
+        from: None,
+        phase: Phase::Serving,
+        leader: view.me.clone(),
+        reason: Reason::Birth.to_string(),
+    };
+    publish(next, false, Reason::Birth)
+}
+
+/// R5, first half: choose and publish.
+fn failover(view: &View, state: &State, fault: Fault, since: Time, now: Time) -> Decision {
+    if view.last_failover.is_some_and(|last| now < last + view.limits.min_interval) {
+        return wait(Reason::TooSoon(fault));
+    }
+    // An offset counts only if it was asked for after the loss: before, more may still have been under way.
+    let pending: Vec<Endpoint> = state
+        .in_sync
+        .iter()
+        .map(|entry| &entry.addr)
+        .filter(|addr| view.health(addr, now) == Health::Up)
+        .filter(|addr| !view.backends.get(*addr).is_some_and(|b| b.answered_since(since)))
+        .cloned()
+        .collect();
+    if !pending.is_empty() && now < since + CONFIRM_WAIT {
+        let steps = pending.into_iter().map(Step::Look).collect();
+        return Decision { steps, because: Reason::Confirming(fault) };
+    }
+    let best = candidate::best(view, state, since, now);
+    match best.and_then(|addr| Some((state.in_sync(&addr)?, view.current(&addr, now)?))) {
+        None => {
+            let steps = pending.into_iter().map(Step::Look).collect();
+            Decision { steps, because: Reason::NobodyEligible(fault) }
+        }
+        Some((entry, seen)) => {
+            let because = Reason::Failover(fault, entry.addr.clone());
+            publish(promotion(view, state, entry, seen, &because, now), false, because)
+        }
+    }
+}
+
+fn promotion(
+    view: &View,
+    old: &State,
+    to: &InSync,
+    seen: &Observation,
+    because: &Reason,
+    now: Time,
+) -> State {
+    let mut in_sync: Vec<InSync> = Vec::new();
+    let others = || old.in_sync.iter().filter(|entry| entry.addr != to.addr);
+    for entry in others().filter(|entry| candidate::disqualified(view, old, &entry.addr, now).is_none()) {
+        let replid =
+            view.current(&entry.addr, now).map_or_else(|| entry.replid.clone(), |s| s.replid.clone());
+        in_sync.push(InSync { replid, ..entry.clone() });
+    }
+    let min_in_sync = view.limits.min_in_sync(old.members.len());
+    if in_sync.len() < min_in_sync as usize {
+        let unseen = others().filter(|entry| !in_sync.iter().any(|kept| kept.addr == entry.addr));
+        in_sync.extend(unseen.cloned().collect::<Vec<_>>());
+    }
+    State {
+        epoch: old.epoch + 1,
+        promoted: old.epoch + 1,
+        primary: PrimaryRef { addr: to.addr.clone(), run_id: seen.run_id.clone(), replid: String::new() },
+        in_sync,
+        min_in_sync,
+        phase: Phase::Promoting,
+        leader: view.me.clone(),
+        reason: because.to_string(),
+        ..old.clone()
+    }
+}
+
+/// R5, second half: promote, then announce and have the others follow at the same time.
+fn finish(view: &View, state: &State, now: Time) -> Decision {
+    let addr = &state.primary.addr;
+    let promoted = view.current(addr, now).filter(|seen| {
+        seen.run_id == state.primary.run_id
+            && matches!(seen.role, Role::Primary { .. })
+            && seen.fence == Fence::At(state.epoch)
+    });
+    let Some(seen) = promoted else {
+        let deed = Deed::Promote { basis: view.basis.clone() };
+        return Decision {
+            steps: vec![Step::Order { backend: addr.clone(), deed }],
+            because: Reason::Promoting,
+        };
+    };
+    let primary = PrimaryRef { replid: seen.replid.clone(), ..state.primary.clone() };
+    let next = State { primary, phase: Phase::Serving, leader: view.me.clone(), ..state.clone() };
+    let mut decision = publish(next, true, Reason::Announcing);
+    decision.steps.extend(strays(view, state, now));
+    decision
+}
+
+/// All is decided: stamp what is not stamped, bring back strays, keep the set true (R6), keep the announcement.
+fn settle(view: &View, state: &State, now: Time) -> Decision {
+    let addr = &state.primary.addr;
+    let health = view.health(addr, now);
+    let Some(primary) = view.current(addr, now).filter(|_| health == Health::Up) else {
+        let steps = if health == Health::Suspect { vec![Step::Look(addr.clone())] } else { Vec::new() };
+        let because = match health {
+            Health::Refused(_) | Health::Silent(_) => Reason::PrimaryUnreachable,
+            Health::Unknown | Health::Up | Health::Suspect | Health::Troubled(_) => {
+                Reason::PrimaryTroubled(health)
+            }
+        };
+        let fresh = health.gone_since().is_some_and(|since| now < since + ASK_FOR);
+        let ask = others(state).cloned().map(Step::Look).filter(|_| fresh);
+        return Decision { steps: steps.into_iter().chain(ask).collect(), because };
+    };
+    if let Fence::At(fence) = primary.fence
+        && fence > state.epoch
+    {
+        return wait(Reason::Deposed(fence));
+    }
+    let mut decision = membership(view, state, primary, now);
+    if primary.fence != Fence::At(state.epoch) || !view.stamped {
+        decision.steps.push(Step::Order { backend: addr.clone(), deed: Deed::Stamp });
+    }
+    decision.steps.extend(strays(view, state, now));
+    decision
+}
+
+fn others(state: &State) -> impl Iterator<Item = &Endpoint> {
+    state.members.iter().filter(|addr| **addr != state.primary.addr)
+}
+
+/// Servers that do not follow the recorded primary under its credential, and replicas that take writes.
+fn strays<'a>(view: &'a View, state: &'a State, now: Time) -> impl Iterator<Item = Step> + 'a {
+    others(state).filter_map(move |addr| {
+        let seen = view.current(addr, now)?;
+        let deed = match &seen.role {
+            Role::Replica { source, .. } if source.as_ref() == Some(&state.primary.addr) => {
+                let credential = !view.limits.restart_guard || seen.credential == Some(state.promoted);
+                match (credential, seen.read_only) {
+                    (true, true) => return None,
+                    (true, false) => Deed::Protect,
+                    (false, _) => Deed::Attach,
+                }
+            }
+            Role::Primary { .. } | Role::Replica { .. } => Deed::Attach,
+        };
+        Some(Step::Order { backend: addr.clone(), deed })
+    })
+}
+
+/// R6: at most one change of the set, or of the announcement, at a time.
+fn membership(view: &View, state: &State, primary: &Observation, now: Time) -> Decision {
+    let out = leaving(view, state, now);
+    if !out.is_empty() {
+        let stays = |entry: &&InSync| !out.iter().any(|(addr, _)| *addr == entry.addr);
+        let in_sync = state.in_sync.iter().filter(stays).cloned().collect();
+        let because = Reason::Shrinking(out);
+        return publish(changed(view, state, primary, in_sync, &because), false, because);
+    }
+    let new: Vec<InSync> =
+        others(state).filter_map(|addr| entering(view, state, primary, addr, now)).collect();
+    if !new.is_empty() {
+        let because = Reason::Growing(new.iter().map(|entry| entry.addr.clone()).collect());
+        let in_sync = state.in_sync.iter().cloned().chain(new).collect();
+        return publish(changed(view, state, primary, in_sync, &because), false, because);
+    }
+    match damage(view, state) {
+        Some(what) => publish(state.clone(), true, Reason::AnnouncementRestored(what)),
+        None => wait(Reason::Healthy),
+    }
+}
+
+fn changed(view: &View, old: &State, primary: &Observation, in_sync: Vec<InSync>, because: &Reason) -> State {
+    let mut adopted = old.adopted.clone();
+    for entry in &in_sync {
+        if !adopted.contains(&entry.addr) {
+            adopted.push(entry.addr.clone());
+        }
+    }
+    State {
+        epoch: old.epoch + 1,
+        primary: PrimaryRef { replid: primary.replid.clone(), ..old.primary.clone() },
+        min_in_sync: view.limits.min_in_sync(old.members.len()),
+        in_sync,
+        adopted,
+        leader: view.me.clone(),
+        reason: because.to_string(),
+        ..old.clone()
+    }
+}
+
+/// R6, shrink: who leaves now. A restarted process leaves at once; the others only while enough proven ones stay.
+fn leaving(view: &View, state: &State, now: Time) -> Vec<(Endpoint, Unfit)> {
+    let unfit: Vec<(&InSync, Unfit)> =
+        state.in_sync.iter().filter_map(|entry| Some((entry, unfit(view, state, entry, now)?))).collect();
+    let bad: BTreeSet<&Endpoint> = unfit.iter().map(|(entry, _)| &entry.addr).collect();
+    let stays = |entry: &&InSync| !bad.contains(&entry.addr) && view.proven(state, entry, now);
+    let proven = state.in_sync.iter().filter(stays).count();
+    let enough = proven >= state.min_in_sync as usize;
+    let leaves = unfit.into_iter().filter(|(_, why)| enough || *why == Unfit::Restarted);
+    leaves.map(|(entry, why)| (entry.addr.clone(), why)).collect()
+}
+
+fn unfit(view: &View, state: &State, entry: &InSync, now: Time) -> Option<Unfit> {
+    let backend = view.backends.get(&entry.addr)?;
+    if let Some(seen) = view.current(&entry.addr, now) {
+        if seen.run_id != entry.run_id {
+            return Some(Unfit::Restarted);
+        }
+        if seen.shows_as != entry.seen_as {
+            return Some(Unfit::Renamed);
+        }
+        if follows(seen, &state.primary.addr) && now >= backend.progress_at + view.limits.down_after {
+            return Some(Unfit::Stuck);
+        }
+    }
+    if view.health(&entry.addr, now).gone_since().is_some() {
+        return Some(Unfit::Gone);
+    }
+    let late = backend.unattached_since.is_some_and(|since| now >= since + view.limits.attach_timeout);
+    late.then_some(Unfit::Unattached)
+}
+
+/// R6, grow: the entry of a replica that has caught up.
+fn entering(view: &View, state: &State, primary: &Observation, addr: &Endpoint, now: Time) -> Option<InSync> {
+    if state.in_sync(addr).is_some() || view.health(addr, now) != Health::Up {
+        return None;
+    }
+    let seen = view.current(addr, now)?;
+    let guarded = !view.limits.restart_guard || seen.credential == Some(state.promoted);
+    let Role::Primary { replicas } = &primary.role else { return None };
+    let acknowledged =
+        replicas.iter().find(|(shown, _)| *shown == seen.shows_as).map(|(_, offset)| *offset)?;
+    let near = primary.offset.saturating_sub(acknowledged.max(seen.offset)) <= view.limits.max_lag_bytes;
+    (follows(seen, &state.primary.addr) && guarded && near && seen.replid == primary.replid).then(|| InSync {
+        addr: addr.clone(),
+        seen_as: seen.shows_as.clone(),
+        run_id: seen.run_id.clone(),
+        since: state.epoch + 1,
+        replid: seen.replid.clone(),
+    })
+}
+
+/// What is wrong with `<path>`, in words. A version that is not ours with the right content is left alone.
+fn damage(view: &View, state: &State) -> Option<String> {
+    let recorded: Topology = state.topology();
+    match &view.announced {
+        (Announced::Unread, _) => None,
+        (Announced::Missing, _) => Some("the znode was deleted".into()),
+        (Announced::Broken(why), _) => Some(why.clone()),
+        (Announced::Is(found), _) if *found == recorded => None,
+        (Announced::Is(found), _) if found.primary != recorded.primary => Some(alloc::format!(
+            "primary {} asked for; a switchover by hand edit is not available yet",
+            found.primary
+        )),
+        (Announced::Is(_), _) => Some("other secondaries; use `monitor add` or `monitor remove`".into()),
+    }
+}

@@ -1,0 +1,607 @@
+//! One group: events in, actions out. It keeps the [`View`], asks [`decide`] after every event, and sees to it that
+//! one publication and one order per server are under way at a time, and that a step that failed rests before it is
+//! tried again.
+
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use topology::{Endpoint, Phase, State, Topology};
+
+use crate::decide::{Decision, Reason, Step, decide};
+use crate::detector::Trouble;
+use crate::order::{Deed, Order, Refused};
+use crate::view::{ASK_FOR, Announced, Backend, Limits, Observation, Role, Seen, View, follows};
+use crate::{Disqualified, Time};
+
+/// A question is repeated no sooner than this: two round trips on a local network and a turn of the server's loop.
+const ASK_AGAIN: Duration = Duration::from_millis(2);
+/// A refusal that only an operator can lift is looked at again after this.
+const REFUSED_REST: Duration = Duration::from_secs(1);
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The reign of this monitor began (the version at which it took the lead) or ended.
+    Reign(Option<i32>),
+    /// What the live peer monitor cannot reach; none without a live peer, or while it said nothing.
+    Peer(Option<BTreeSet<Endpoint>>),
+    /// `state` was read.
+    State(Stored, i32),
+    /// `<path>` was read.
+    Announced(Announced, i32),
+    /// A connection to this server was opened.
+    Opened(Endpoint),
+    /// It was closed by the server, or broke.
+    Closed(Endpoint),
+    /// A new one was refused. (One that timed out is no event: silence speaks for itself.)
+    ConnectionRefused(Endpoint),
+    /// The server answered with an error.
+    Troubled(Endpoint, Trouble),
+    /// The server answered a question that was sent at that time.
+    Seen(Endpoint, Time, Observation),
+    /// The publication with this number ended.
+    Published(u64, PublishOutcome),
+    /// An order ended.
+    Ordered(Endpoint, Outcome),
+    /// This monitor itself stood still (R13).
+    Stalled,
+    /// Time passed.
+    Tick,
+}
+
+/// What stands in `state`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stored {
+    /// No znode.
+    Absent,
+    /// No record.
+    Damaged(String),
+    /// A record.
+    Is(State),
+}
+
+/// How a publication ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PublishOutcome {
+    /// It stands, at these versions of `state` and, if it was written, of `<path>`.
+    Done {
+        /// Of `state`.
+        state: i32,
+        /// Of `<path>`.
+        path: Option<i32>,
+    },
+    /// Refused, or the outcome is unknown. Start again from what is read.
+    Failed,
+}
+
+/// How an order ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Carried out, or it was done already; with what the server said right afterwards.
+    Done(Option<Observation>),
+    /// The fence there is newer than the record (R1): this monitor is deposed.
+    Deposed(u64),
+    /// The guard refused it.
+    Refused(Refused),
+    /// A nil EXEC, or the lead or the record changed meanwhile: somebody else acted. Look again.
+    Raced,
+    /// No connection, or it was lost: nothing is known. Look again.
+    Lost,
+    /// The server answered with an error.
+    Rejected(String),
+    /// The server does not let us make the replication credential (R7 b).
+    NoCredential(String),
+}
+
+/// What the driver is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Publish (docs/protocol.md, section 2): `check(leader)`, the record, and `<path>` where it says so.
+    Publish(Publication),
+    /// A guarded command.
+    Order(Order),
+    /// Ask this server now, besides the regular probes.
+    Look(Endpoint),
+    /// Read `state` and `<path>` again.
+    Reread,
+    /// The reason changed; for log and status.
+    Say(Reason),
+    /// A failover was completed.
+    Completed(Timeline),
+}
+
+/// A publication.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publication {
+    /// Counts the publications of this group by this monitor.
+    pub number: u64,
+    /// The version at which the lead was taken.
+    pub reign: i32,
+    /// The record.
+    pub next: State,
+    /// The version of `state` that it replaces; none to create it.
+    pub expected: Option<i32>,
+    /// `<path>` and the version that it replaces; none to create it.
+    pub announce: Option<(Topology, Option<i32>)>,
+}
+
+/// When each phase of a failover ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeline {
+    /// The epoch.
+    pub epoch: u64,
+    /// Why.
+    pub reason: String,
+    /// The old primary and the new one.
+    pub from: Endpoint,
+    /// The new primary.
+    pub to: Endpoint,
+    /// The verdict on every member when it was decided.
+    pub candidates: Vec<(Endpoint, Option<Disqualified>)>,
+    /// The old primary was last heard of, or its connection was closed.
+    pub lost: Time,
+    /// It was decided.
+    pub decided: Time,
+    /// The record stood.
+    pub published: Time,
+    /// The promotion was done.
+    pub promoted: Option<Time>,
+    /// The announcement stood.
+    pub announced: Option<Time>,
+}
+
+/// One group of Redis servers under one monitor.
+#[derive(Debug, Clone)]
+pub struct Group {
+    view: View,
+    actions: VecDeque<Action>,
+    because: Reason,
+    next_wake: Option<Time>,
+    publications: u64,
+    published: Option<UnderWay>,
+    timeline: Option<Timeline>,
+    /// When the connection to the recorded primary was last seen closed.
+    primary_closed: Option<Time>,
+}
+
+/// A publication that was begun.
+#[derive(Debug, Clone)]
+struct UnderWay {
+    number: u64,
+    next: State,
+    topology: Option<Topology>,
+    decided: Time,
+    candidates: Vec<(Endpoint, Option<Disqualified>)>,
+}
+
+impl Group {
+    /// A group of which nothing is known yet.
+    pub fn new(me: String, limits: Limits) -> Self {
+        let view = View {
+            me,
+            limits,
+            reign: None,
+            record: None,
+            record_read: false,
+            record_damaged: None,
+            announced: (Announced::Unread, -1),
+            backends: BTreeMap::new(),
+            peer: None,
+            basis: None,
+            promotion_refused: false,
+            last_failover: None,
+            stamped: false,
+            publishing: false,
+            publish_hold: Time::ZERO,
+        };
+        let because = Reason::Passive;
+        Self {
+            view,
+            actions: VecDeque::new(),
+            because,
+            next_wake: None,
+            publications: 0,
+            published: None,
+            timeline: None,
+            primary_closed: None,
+        }
+    }
+
+    /// All that is known.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Why the group does what it does.
+    pub fn because(&self) -> &Reason {
+        &self.because
+    }
+
+    /// The servers that are to be probed.
+    pub fn members(&self) -> impl Iterator<Item = &Endpoint> {
+        self.view.backends.keys()
+    }
+
+    /// Takes in what happened. Actions may follow.
+    pub fn handle(&mut self, event: Event, now: Time) {
+        match event {
+            Event::Reign(reign) => self.reign(reign, now),
+            Event::Peer(peer) => self.view.peer = peer,
+            Event::State(stored, version) => self.stored(stored, version, now),
+            Event::Announced(announced, version) => self.announced(announced, version, now),
+            Event::Opened(addr) => self.with(&addr, |b| b.detector.opened()),
+            Event::Closed(addr) => self.closed(&addr, now),
+            Event::ConnectionRefused(addr) => self.with(&addr, |b| b.detector.refused(now)),
+            Event::Troubled(addr, trouble) => self.with(&addr, |b| {
+                b.detector.heard(now, Some(trouble));
+                b.asked_at = None;
+            }),
+            Event::Seen(addr, asked, observation) => self.seen(&addr, asked, observation, now),
+            Event::Published(number, outcome)
+                if self.published.as_ref().is_some_and(|p| p.number == number) =>
+            {
+                self.publication_ended(outcome, now);
+            }
+            Event::Published(..) => {}
+            Event::Ordered(addr, outcome) => self.order_ended(&addr, outcome, now),
+            Event::Stalled => self.view.backends.values_mut().for_each(|b| b.detector.forget_silence(now)),
+            Event::Tick => {}
+        }
+        self.advance(now);
+    }
+
+    /// The next thing to do.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When [`Event::Tick`] is due if nothing else happens.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        self.next_wake
+    }
+
+    fn with(&mut self, addr: &Endpoint, change: impl FnOnce(&mut Backend)) {
+        if let Some(backend) = self.view.backends.get_mut(addr) {
+            change(backend);
+        }
+    }
+
+    fn reign(&mut self, reign: Option<i32>, now: Time) {
+        if self.view.reign == reign {
+            return;
+        }
+        self.view.reign = reign;
+        // A new reign carries out the record that it finds; what an earlier one had under way is not its own.
+        self.view.stamped = false;
+        self.view.basis = None;
+        self.look_afresh(now);
+        if reign.is_some() {
+            self.actions.push_back(Action::Reread);
+        }
+    }
+
+    /// Only answers to questions asked from now on count.
+    fn look_afresh(&mut self, now: Time) {
+        for (addr, backend) in &mut self.view.backends {
+            backend.stale_until = now;
+            backend.asked_at = Some(now);
+            self.actions.push_back(Action::Look(addr.clone()));
+        }
+    }
+
+    fn stored(&mut self, stored: Stored, version: i32, now: Time) {
+        let ours =
+            self.published.as_ref().filter(|p| matches!(&stored, Stored::Is(state) if *state == p.next));
+        if let Some(path) = ours.map(|p| p.topology.as_ref().map(|_| p.next.path_version)) {
+            // Our own publication is read back before its answer came.
+            return self.publication_ended(PublishOutcome::Done { state: version, path }, now);
+        }
+        let known = self.view.record.as_ref().map(|(state, version)| (state.epoch, *version));
+        match (stored, known) {
+            (Stored::Is(state), Some((epoch, at))) => {
+                if version <= at && self.view.record_damaged.is_none() {
+                    return;
+                }
+                if state.epoch < epoch {
+                    self.view.record_damaged = Some(version);
+                } else {
+                    self.adopt(state, version, now);
+                }
+            }
+            (Stored::Is(state), None) => self.adopt(state, version, now),
+            (Stored::Absent, None) => self.view.record_damaged = None,
+            (Stored::Absent, Some(_)) => self.view.record_damaged = Some(-1),
+            (Stored::Damaged(_), Some((_, at))) if version <= at => return,
+            (Stored::Damaged(_), _) => self.view.record_damaged = Some(version),
+        }
+        self.view.record_read = true;
+    }
+
+    /// Another monitor's record, or one read at the start.
+    fn adopt(&mut self, state: State, version: i32, now: Time) {
+        self.view.basis = None;
+        self.timeline = None;
+        self.install(state, version, now);
+        self.look_afresh(now);
+    }
+
+    fn install(&mut self, state: State, version: i32, now: Time) {
+        let old = self.view.record.replace((state, version)).map(|(state, _)| state);
+        self.view.record_damaged = None;
+        let Some((new, _)) = &self.view.record else { return };
+        let moved = old.as_ref().is_none_or(|old| old.primary.addr != new.primary.addr);
+        if old.as_ref().is_none_or(|old| old.epoch != new.epoch) {
+            self.view.stamped = false;
+            self.view.promotion_refused = false;
+        }
+        if moved {
+            self.primary_closed = None;
+            for backend in self.view.backends.values_mut() {
+                (backend.unattached_since, backend.progress_at) = (Some(now), now);
+                backend.advanced_at = None;
+            }
+        }
+        let members = new.members.clone();
+        self.watch_members(&members, now);
+    }
+
+    fn watch_members(&mut self, members: &[Endpoint], now: Time) {
+        self.view.backends.retain(|addr, _| members.contains(addr));
+        for addr in members {
+            self.view.backends.entry(addr.clone()).or_insert_with(|| Backend::new(now));
+        }
+    }
+
+    fn announced(&mut self, announced: Announced, version: i32, now: Time) {
+        let (known, at) = &self.view.announced;
+        if version < *at && !matches!((known, &announced), (Announced::Missing, _) | (_, Announced::Missing))
+        {
+            return;
+        }
+        if let (Announced::Is(topology), None) = (&announced, self.view.state()) {
+            let members: Vec<Endpoint> = topology.members().cloned().collect();
+            self.watch_members(&members, now);
+        }
+        self.view.announced = (announced, version);
+    }
+
+    fn closed(&mut self, addr: &Endpoint, now: Time) {
+        self.with(addr, |b| b.detector.closed(now));
+        if self.view.state().is_some_and(|state| state.primary.addr == *addr) {
+            self.primary_closed = Some(now);
+            // The replicas' word on it is wanted at once (R10), while a new connection is tried.
+            let others: Vec<Endpoint> =
+                self.view.backends.keys().filter(|other| *other != addr).cloned().collect();
+            others.into_iter().for_each(|other| self.look(other, now));
+        }
+    }
+
+    fn seen(&mut self, addr: &Endpoint, asked: Time, observation: Observation, now: Time) {
+        let primary = self.view.state().map(|state| state.primary.addr.clone());
+        let ahead = primary
+            .as_ref()
+            .and_then(|p| self.view.backends.get(p)?.seen.as_ref())
+            .map(|s| s.observation.offset);
+        let Some(backend) = self.view.backends.get_mut(addr) else { return };
+        backend.detector.heard(now, None);
+        backend.asked_at = None;
+        let before = backend.seen.as_ref().map(|s| (s.observation.offset, s.observation.replid.clone()));
+        let grew = before
+            .is_some_and(|(offset, replid)| replid == observation.replid && offset < observation.offset);
+        if grew {
+            backend.advanced_at = Some(now);
+        }
+        if grew || ahead.is_none_or(|ahead| observation.offset >= ahead) {
+            backend.progress_at = now;
+        }
+        let attached = primary.as_ref().is_some_and(|p| follows(&observation, p));
+        match (attached, backend.unattached_since) {
+            (true, _) => backend.unattached_since = None,
+            (false, None) => backend.unattached_since = Some(now),
+            (false, Some(_)) => {}
+        }
+        if let Role::Primary { .. } = observation.role {
+            backend.unattached_since.get_or_insert(now);
+        }
+        backend.seen = Some(Seen { observation, asked, at: now });
+    }
+
+    fn publication_ended(&mut self, outcome: PublishOutcome, now: Time) {
+        self.view.publishing = false;
+        let Some(UnderWay { next, topology, decided, candidates, .. }) = self.published.take() else {
+            return;
+        };
+        let PublishOutcome::Done { state, path } = outcome else {
+            self.view.publish_hold = now + self.view.limits.retry_after;
+            self.actions.push_back(Action::Reread);
+            return;
+        };
+        if self.view.record.as_ref().is_some_and(|(_, version)| *version >= state)
+            && self.view.record_damaged.is_none()
+        {
+            return; // read back already, or overtaken
+        }
+        if let (Some(topology), Some(version)) = (topology, path) {
+            self.view.announced = (Announced::Is(topology), version);
+        }
+        let old = self.view.state().cloned();
+        let promoted = old.as_ref().is_some_and(|old| old.promoted != next.promoted);
+        match (old, next.phase) {
+            (Some(old), Phase::Promoting) if promoted => {
+                let lost = self
+                    .primary_closed
+                    .or_else(|| Some(self.view.backends.get(&old.primary.addr)?.detector.last_byte()));
+                self.timeline = Some(Timeline {
+                    epoch: next.epoch,
+                    reason: next.reason.clone(),
+                    from: old.primary.addr.clone(),
+                    to: next.primary.addr.clone(),
+                    candidates,
+                    lost: lost.unwrap_or(decided),
+                    decided,
+                    published: now,
+                    promoted: None,
+                    announced: None,
+                });
+                self.view.basis = Some(old);
+            }
+            (Some(old), Phase::Serving) if old.phase == Phase::Promoting => {
+                self.view.basis = None;
+                self.view.last_failover = Some(now);
+                if let Some(mut timeline) = self.timeline.take() {
+                    timeline.announced = Some(now);
+                    self.actions.push_back(Action::Completed(timeline));
+                }
+            }
+            (_, Phase::Promoting | Phase::Serving) => {}
+        }
+        // Finishing a promotion keeps the epoch, and with it the stamp.
+        self.install(next, state, now);
+        self.view.record_read = true;
+    }
+
+    fn order_ended(&mut self, addr: &Endpoint, outcome: Outcome, now: Time) {
+        let rest = self.view.limits.retry_after;
+        let primary = self.view.state().is_some_and(|state| state.primary.addr == *addr);
+        let Some(backend) = self.view.backends.get_mut(addr) else { return };
+        backend.ordered = false;
+        backend.stale_until = now;
+        backend.refused = None;
+        match outcome {
+            Outcome::Done(seen) => {
+                if primary {
+                    self.view.stamped = true;
+                    let role = seen.as_ref().map(|seen| &seen.role);
+                    if let (Some(Role::Primary { .. }), Some(timeline)) = (role, &mut self.timeline) {
+                        timeline.promoted.get_or_insert(now);
+                    }
+                }
+                match seen {
+                    Some(observation) => self.seen(addr, now, observation, now),
+                    None => self.actions.push_back(Action::Look(addr.clone())),
+                }
+                return;
+            }
+            Outcome::Deposed(fence) => {
+                backend.refused = Some(alloc::format!("it carries epoch {fence}, newer than the record"));
+                backend.hold_until = now + rest;
+                self.actions.push_back(Action::Reread);
+            }
+            Outcome::Refused(why) => {
+                backend.refused = Some(why.to_string());
+                let lasting = matches!(why, Refused::HoldsData | Refused::FenceUnreadable);
+                backend.hold_until = now + if lasting { REFUSED_REST } else { rest };
+                if primary && matches!(why, Refused::Candidate(_)) {
+                    self.view.promotion_refused = true;
+                }
+            }
+            Outcome::Raced => {
+                backend.hold_until = now + rest;
+                self.actions.push_back(Action::Reread);
+            }
+            Outcome::Lost => backend.hold_until = now + rest,
+            Outcome::Rejected(why) => {
+                backend.refused = Some(why);
+                backend.hold_until = now + REFUSED_REST;
+            }
+            Outcome::NoCredential(why) => {
+                backend.refused = Some(why);
+                self.view.limits.restart_guard = false;
+            }
+        }
+        self.actions.push_back(Action::Look(addr.clone()));
+    }
+
+    /// Asks [`decide`] and begins every step that is not under way or at rest.
+    fn advance(&mut self, now: Time) {
+        let Decision { steps, because } = decide(&self.view, now);
+        for step in steps {
+            match step {
+                Step::Publish { next, announce } => self.publish(next, announce, now),
+                Step::Order { backend, deed } => self.order(backend, deed, now),
+                Step::Look(addr) => self.look(addr, now),
+            }
+        }
+        if because != self.because {
+            self.actions.push_back(Action::Say(because.clone()));
+            self.because = because;
+        }
+        self.next_wake = self.deadlines(now);
+    }
+
+    fn publish(&mut self, mut next: State, announce: bool, now: Time) {
+        let Some(reign) = self.view.reign else { return };
+        if self.view.publishing || now < self.view.publish_hold {
+            return;
+        }
+        let announce = announce.then(|| {
+            let expected = match &self.view.announced {
+                (Announced::Missing, _) => None,
+                (Announced::Unread | Announced::Broken(_) | Announced::Is(_), version) => Some(*version),
+            };
+            next.path_version = expected.map_or(0, |version| version + 1);
+            (next.topology(), expected)
+        });
+        let expected = match (self.view.record_damaged, &self.view.record) {
+            (Some(-1), _) | (None, None) => None,
+            (Some(version), _) => Some(version),
+            (None, Some((_, version))) => Some(*version),
+        };
+        self.view.publishing = true;
+        let topology = announce.as_ref().map(|(topology, _)| topology.clone());
+        self.publications += 1;
+        let (number, candidates) = (self.publications, self.view.candidates(now));
+        self.published = Some(UnderWay { number, next: next.clone(), topology, decided: now, candidates });
+        self.actions.push_back(Action::Publish(Publication { number, reign, next, expected, announce }));
+    }
+
+    fn order(&mut self, addr: Endpoint, deed: Deed, now: Time) {
+        let (Some(reign), Some((record, version))) = (self.view.reign, &self.view.record) else { return };
+        let (record, version) = (record.clone(), *version);
+        let restart_guard = self.view.limits.restart_guard;
+        let Some(backend) = self.view.backends.get_mut(&addr) else { return };
+        if backend.ordered || now < backend.hold_until {
+            return;
+        }
+        backend.ordered = true;
+        self.actions.push_back(Action::Order(Order {
+            backend: addr,
+            deed,
+            record,
+            version,
+            reign,
+            restart_guard,
+        }));
+    }
+
+    fn look(&mut self, addr: Endpoint, now: Time) {
+        let Some(backend) = self.view.backends.get_mut(&addr) else { return };
+        let last = backend.asked_at.or(backend.seen.as_ref().map(|seen| seen.asked));
+        if last.is_none_or(|last| now >= last + ASK_AGAIN) {
+            backend.asked_at = Some(now);
+            self.actions.push_back(Action::Look(addr));
+        }
+    }
+
+    /// Moments at which the decision may change although nothing happens.
+    fn deadlines(&self, now: Time) -> Option<Time> {
+        let limits = &self.view.limits;
+        let backends = self.view.backends.values().flat_map(|b| {
+            [
+                b.detector.deadline(now, limits.down_after, limits.refused_grace),
+                b.unattached_since.map(|since| since + limits.attach_timeout),
+                b.advanced_at.map(|at| at + limits.down_after),
+                Some(b.hold_until),
+            ]
+        });
+        let confirming = matches!(self.because, Reason::Confirming(_) | Reason::PrimaryUnreachable);
+        let primary =
+            self.view.state().and_then(|state| self.view.health(&state.primary.addr, now).gone_since());
+        let again = primary.filter(|since| confirming && now < *since + ASK_FOR).map(|_| now + ASK_AGAIN);
+        let failover = self.view.last_failover.map(|last| last + limits.min_interval);
+        let all = backends.chain([Some(self.view.publish_hold), again, failover]);
+        all.flatten().filter(|at| *at > now).min()
+    }
+}

@@ -1,0 +1,233 @@
+//! R1, the guarded command: whatever changes a Redis server is checked between looking at it and changing it.
+//!
+//! The driver, on one dedicated connection: sends [`Order::prepare`], `WATCH albireo:fence` and the questions of a
+//! [`Look`]; asks [`Order::check`]; for [`Verdict::AskStore`] commits `check(leader), check(state)` in ZooKeeper;
+//! sends the commands in `MULTI ... EXEC`; and whatever happened, sends [`Order::cleanup`] where it had prepared.
+//! A lost connection means: look again. A nil EXEC means: somebody newer acted; look again.
+
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
+
+use topology::{Endpoint, State};
+
+use crate::Disqualified;
+use crate::candidate;
+use crate::view::{Fence, Observation, Role};
+
+/// What is to be done to one server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Deed {
+    /// Make it primary and stamp it, in one step (R5).
+    Promote {
+        /// The record before, under which R4 is looked at again; none when a record was found promoting.
+        basis: Option<State>,
+    },
+    /// Stamp the recorded primary (R6).
+    Stamp,
+    /// Have it follow the recorded primary with the current credential; its own clients are cut off if it was a
+    /// primary (R7).
+    Attach,
+    /// Make it read-only again (R5).
+    Protect,
+}
+
+/// One deed, at one server, under one record and one reign.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// The server.
+    pub backend: Endpoint,
+    /// What is to be done.
+    pub deed: Deed,
+    /// The record that asks for it.
+    pub record: State,
+    /// That record's version.
+    pub version: i32,
+    /// The version at which the lead was taken.
+    pub reign: i32,
+    /// R7 (b): whether the replication credential is used.
+    pub restart_guard: bool,
+}
+
+/// What the server said on the connection that the deed will use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Look {
+    /// Its answer.
+    pub seen: Observation,
+    /// It holds a key that is not one of `albireo:*`.
+    pub holds_data: bool,
+}
+
+/// One command for one server. The driver knows how each is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// `CONFIG SET replica-read-only`.
+    ReadOnly(bool),
+    /// The ACL user with which replicas of this promotion log in, in memory only.
+    CreateCredential {
+        /// The epoch of the promotion.
+        promoted: u64,
+        /// The run id of the promoted process.
+        run_id: String,
+    },
+    /// `masteruser` and `masterauth`.
+    UseCredential {
+        /// The epoch of the promotion.
+        promoted: u64,
+        /// The run id of the promoted process.
+        run_id: String,
+    },
+    /// `repl-backlog-ttl 0`: the replication id stays although no replica is left.
+    KeepBacklog,
+    /// `REPLICAOF NO ONE`.
+    BecomePrimary,
+    /// `REPLICAOF host port`.
+    Follow(Endpoint),
+    /// `SET albireo:fence`.
+    Stamp(u64),
+    /// `CLIENT KILL TYPE normal` and `pubsub`.
+    CutClients,
+}
+
+/// What is to be done after the look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send these in one MULTI.
+    Exec(Vec<Command>),
+    /// The fence is missing: only if the lead and the record still stand in ZooKeeper, send these in one MULTI.
+    AskStore(Vec<Command>),
+    /// It is done already.
+    Nothing,
+    /// A newer epoch was here: this monitor is deposed.
+    Deposed(u64),
+    /// Not to be done.
+    Refused(Refused),
+}
+
+/// Why an order is not carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// Another process answers there than the one recorded.
+    OtherProcess,
+    /// Its fence cannot be read.
+    FenceUnreadable,
+    /// R4, looked at again.
+    Candidate(Disqualified),
+    /// It does not have the role that the deed needs.
+    OtherRole,
+    /// It is a primary that never belonged to this group and holds data (R0).
+    HoldsData,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OtherProcess => f.write_str("another process answers there than the one recorded"),
+            Self::FenceUnreadable => f.write_str("its key albireo:fence cannot be read"),
+            Self::Candidate(why) => write!(f, "not eligible any more: {why}"),
+            Self::OtherRole => f.write_str("it has changed its role"),
+            Self::HoldsData => f.write_str(
+                "it is a primary with data of its own that never belonged to this group; \
+                 empty it, or add it with `monitor add --overwrite`",
+            ),
+        }
+    }
+}
+
+impl Order {
+    /// What is sent before the WATCH: a SET queued in MULTI on a replica is refused while it is read-only.
+    pub fn prepare(&self) -> Option<Command> {
+        matches!(self.deed, Deed::Promote { .. }).then_some(Command::ReadOnly(false))
+    }
+
+    /// What is sent on every exit once [`Order::prepare`] was sent.
+    pub fn cleanup(&self) -> Option<Command> {
+        self.prepare().map(|_| Command::ReadOnly(true))
+    }
+
+    /// The process that must answer, where one is recorded: for the primary and for members of the set.
+    pub fn expected_run_id(&self) -> Option<&str> {
+        if self.record.primary.addr == self.backend {
+            return Some(&self.record.primary.run_id);
+        }
+        self.record.in_sync(&self.backend).map(|entry| entry.run_id.as_str())
+    }
+
+    /// R1 and R4 between the look and the act.
+    pub fn check(&self, look: &Look) -> Verdict {
+        if self.expected_run_id().is_some_and(|run_id| run_id != look.seen.run_id) {
+            return Verdict::Refused(Refused::OtherProcess);
+        }
+        let absent = match look.seen.fence {
+            Fence::At(fence) if fence > self.record.epoch => return Verdict::Deposed(fence),
+            Fence::Unreadable => return Verdict::Refused(Refused::FenceUnreadable),
+            Fence::At(_) => false,
+            Fence::Absent => true,
+        };
+        match self.commands(look) {
+            Err(why) => Verdict::Refused(why),
+            Ok(commands) if commands.is_empty() => Verdict::Nothing,
+            Ok(commands) if absent => Verdict::AskStore(commands),
+            Ok(commands) => Verdict::Exec(commands),
+        }
+    }
+
+    fn commands(&self, look: &Look) -> Result<Vec<Command>, Refused> {
+        let is_primary = matches!(look.seen.role, Role::Primary { .. });
+        let here = self.record.primary.addr == self.backend;
+        match &self.deed {
+            Deed::Promote { .. } | Deed::Stamp if !here => Err(Refused::OtherRole),
+            Deed::Promote { .. } | Deed::Stamp if is_primary => Ok(self.stamp()),
+            Deed::Promote { basis } => self.promote(basis.as_ref(), &look.seen),
+            Deed::Stamp => Err(Refused::OtherRole),
+            Deed::Attach | Deed::Protect if here => Err(Refused::OtherRole),
+            Deed::Attach => self.attach(is_primary, look),
+            Deed::Protect if is_primary => Err(Refused::OtherRole),
+            Deed::Protect => Ok(vec![Command::ReadOnly(true)]),
+        }
+    }
+
+    fn promote(&self, basis: Option<&State>, seen: &Observation) -> Result<Vec<Command>, Refused> {
+        let entry = basis.and_then(|old| Some((old, old.in_sync(&self.backend)?)));
+        if let Some(why) = entry.and_then(|(old, entry)| candidate::refusal(old, entry, seen)) {
+            return Err(Refused::Candidate(why));
+        }
+        if matches!(seen.role, Role::Replica { syncing: true, .. }) {
+            return Err(Refused::Candidate(Disqualified::Syncing));
+        }
+        let mut commands = vec![Command::BecomePrimary];
+        commands.extend(self.stamp());
+        commands.push(Command::ReadOnly(true));
+        Ok(commands)
+    }
+
+    fn stamp(&self) -> Vec<Command> {
+        let mut commands = vec![Command::Stamp(self.record.epoch), Command::KeepBacklog];
+        if self.restart_guard {
+            let (promoted, run_id) = self.credential();
+            commands.push(Command::CreateCredential { promoted, run_id });
+        }
+        commands
+    }
+
+    fn attach(&self, is_primary: bool, look: &Look) -> Result<Vec<Command>, Refused> {
+        if is_primary && look.holds_data && !self.record.adopted.contains(&self.backend) {
+            return Err(Refused::HoldsData);
+        }
+        let mut commands = Vec::new();
+        if self.restart_guard {
+            let (promoted, run_id) = self.credential();
+            commands.push(Command::UseCredential { promoted, run_id });
+        }
+        commands.extend([Command::Follow(self.record.primary.addr.clone()), Command::ReadOnly(true)]);
+        if is_primary {
+            commands.push(Command::CutClients);
+        }
+        Ok(commands)
+    }
+
+    fn credential(&self) -> (u64, String) {
+        (self.record.promoted, self.record.primary.run_id.clone())
+    }
+}

@@ -1,0 +1,373 @@
+//! All that one monitor knows of one group at this moment, and the questions that are asked of it.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use topology::{Endpoint, InSync, Phase, State, Topology};
+
+use crate::detector::{Detector, Health};
+use crate::{Disqualified, Time};
+
+/// How long a replica that should vouch for a lost primary is waited for, once it was asked. An answer takes 0.2 ms
+/// on a local network; a replica that needs longer must not hold up the failover.
+pub const CONFIRM_WAIT: Duration = Duration::from_millis(20);
+
+/// For how long after a loss the replicas are asked again and again; later, the regular probes do.
+pub const ASK_FOR: Duration = Duration::from_millis(100);
+
+/// The bounds of one group, from the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// How often each server is asked.
+    pub ping_interval: Duration,
+    /// Silence after which a server counts as down; at least two ping intervals.
+    pub down_after: Duration,
+    /// How long a refused connection must last before it counts.
+    pub refused_grace: Duration,
+    /// How long a member of the set may take to attach to the primary.
+    pub attach_timeout: Duration,
+    /// At most so many bytes behind is "lag small" (R6).
+    pub max_lag_bytes: u64,
+    /// With fewer in sync, writes that ask for copies are refused.
+    pub min_in_sync: MinInSync,
+    /// Lower goes first; 0 is never promoted; 100 where nothing is said.
+    pub priority: BTreeMap<Endpoint, u32>,
+    /// R7 (b): a replication credential per promotion.
+    pub restart_guard: bool,
+    /// Between two completed failovers.
+    pub min_interval: Duration,
+    /// How long a step that failed is left alone.
+    pub retry_after: Duration,
+}
+
+/// `min_in_sync` of the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MinInSync {
+    /// 1 with two or more replicas, else 0.
+    Auto,
+    /// This many.
+    Fixed(u32),
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            ping_interval: Duration::from_millis(100),
+            down_after: Duration::from_millis(500),
+            refused_grace: Duration::ZERO,
+            attach_timeout: Duration::from_millis(300),
+            max_lag_bytes: 1 << 20,
+            min_in_sync: MinInSync::Auto,
+            priority: BTreeMap::new(),
+            restart_guard: true,
+            min_interval: Duration::from_secs(1),
+            retry_after: Duration::from_millis(50),
+        }
+    }
+}
+
+impl Limits {
+    /// The resolved `min_in_sync` for a group of this many members.
+    pub fn min_in_sync(&self, members: usize) -> u32 {
+        match self.min_in_sync {
+            MinInSync::Auto => u32::from(members > 2),
+            MinInSync::Fixed(n) => n,
+        }
+    }
+
+    /// The priority of a server; 0 is never.
+    pub fn priority(&self, addr: &Endpoint) -> u32 {
+        self.priority.get(addr).copied().unwrap_or(100)
+    }
+}
+
+/// One answer of one server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observation {
+    /// Which process it is.
+    pub run_id: String,
+    /// What it does.
+    pub role: Role,
+    /// Its replication id.
+    pub replid: String,
+    /// Bytes of that history that it holds.
+    pub offset: u64,
+    /// The key `albireo:fence`.
+    pub fence: Fence,
+    /// `ip:port` under which a primary shows it.
+    pub shows_as: String,
+    /// The epoch in its `masteruser`, if that is one of ours.
+    pub credential: Option<u64>,
+    /// `replica-read-only`.
+    pub read_only: bool,
+}
+
+/// What a server does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// It takes writes.
+    Primary {
+        /// `ip:port` and acknowledged offset of each replica whose stream runs.
+        replicas: Vec<(String, u64)>,
+    },
+    /// It follows another server.
+    Replica {
+        /// Whom; nobody when it is detached.
+        source: Option<Endpoint>,
+        /// The link is up and the first synchronisation done.
+        link_up: bool,
+        /// A full synchronisation runs.
+        syncing: bool,
+    },
+}
+
+/// The key `albireo:fence` as it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fence {
+    /// There is none. That is not zero: R1 asks ZooKeeper before anything is done.
+    Absent,
+    /// The epoch last stamped.
+    At(u64),
+    /// It could not be read, or is no number.
+    Unreadable,
+}
+
+/// One server of the group.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    /// What is known when it does not answer.
+    pub detector: Detector,
+    /// Its last answer.
+    pub seen: Option<Seen>,
+    /// Its offset was last seen to grow then.
+    pub advanced_at: Option<Time>,
+    /// It was last seen to grow, or to hold all that the primary was seen to hold, then.
+    pub progress_at: Time,
+    /// Since when it has not been attached to the recorded primary; none while it is.
+    pub unattached_since: Option<Time>,
+    /// An order to it is under way.
+    pub ordered: bool,
+    /// No new order before that moment: the last one failed.
+    pub hold_until: Time,
+    /// Only answers to questions asked from then on count: an order was carried out just before.
+    pub stale_until: Time,
+    /// A look at it is under way since then.
+    pub asked_at: Option<Time>,
+    /// Why the last order was not carried out; for status.
+    pub refused: Option<String>,
+}
+
+/// An answer, and when it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// What it said.
+    pub observation: Observation,
+    /// When the question was sent.
+    pub asked: Time,
+    /// When the answer came.
+    pub at: Time,
+}
+
+impl Backend {
+    /// A server that is looked at from now on.
+    pub fn new(now: Time) -> Self {
+        Self {
+            detector: Detector::new(now),
+            seen: None,
+            advanced_at: None,
+            progress_at: now,
+            unattached_since: Some(now),
+            ordered: false,
+            hold_until: Time::ZERO,
+            stale_until: Time::ZERO,
+            asked_at: None,
+            refused: None,
+        }
+    }
+
+    /// Whether it answered a question asked since then.
+    pub fn answered_since(&self, moment: Time) -> bool {
+        self.seen.as_ref().is_some_and(|seen| seen.asked >= moment)
+    }
+
+    /// The last answer, if nothing of ours happened to the server since it was asked for.
+    pub fn current(&self) -> Option<&Observation> {
+        self.seen.as_ref().filter(|seen| seen.asked >= self.stale_until).map(|seen| &seen.observation)
+    }
+}
+
+/// What `<path>` holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Announced {
+    /// Not read yet.
+    Unread,
+    /// The znode is not there.
+    Missing,
+    /// Something else than a topology; the text says what is wrong.
+    Broken(String),
+    /// A topology.
+    Is(Topology),
+}
+
+/// What is wrong with the recorded primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Its connection is closed, a new one refused, and its replicas have lost it too.
+    Gone,
+    /// Nobody heard of it for `down_after`.
+    Silent,
+    /// Another process answers at its address (R7).
+    Restarted,
+    /// It follows another server.
+    Demoted,
+    /// The promotion was refused by R4, looked at again.
+    Refused,
+}
+
+/// Everything one monitor knows of one group.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// The name of this monitor, written into what it publishes.
+    pub me: String,
+    /// The bounds.
+    pub limits: Limits,
+    /// The version at which this monitor took the lead, while it leads.
+    pub reign: Option<i32>,
+    /// The record and its version, as last read or published.
+    pub record: Option<(State, i32)>,
+    /// Whether `state` has been read at all.
+    pub record_read: bool,
+    /// Something that is no record stands at that version of `state` (-1: it was deleted); the last good one is kept.
+    pub record_damaged: Option<i32>,
+    /// The announcement and its version.
+    pub announced: (Announced, i32),
+    /// Every member.
+    pub backends: BTreeMap<Endpoint, Backend>,
+    /// What the live peer monitor cannot reach; none without a live peer, or while it said nothing.
+    pub peer: Option<BTreeSet<Endpoint>>,
+    /// The record before the promotion that this reign carries out: R4 is looked at again under it.
+    pub basis: Option<State>,
+    /// R4 refused the recorded primary when it was looked at again.
+    pub promotion_refused: bool,
+    /// When the last failover was completed.
+    pub last_failover: Option<Time>,
+    /// The recorded primary was stamped under this reign.
+    pub stamped: bool,
+    /// A publication is under way.
+    pub publishing: bool,
+    /// No new publication before that moment: the last one failed.
+    pub publish_hold: Time,
+}
+
+impl View {
+    /// The record, if there is one.
+    pub fn state(&self) -> Option<&State> {
+        self.record.as_ref().map(|(state, _)| state)
+    }
+
+    /// How a server does.
+    pub fn health(&self, addr: &Endpoint, now: Time) -> Health {
+        let l = &self.limits;
+        match self.backends.get(addr) {
+            Some(b) => b.detector.health(now, 2 * l.ping_interval, l.down_after, l.refused_grace),
+            None => Health::Unknown,
+        }
+    }
+
+    /// What a server said, if it answers and nothing of ours happened to it since.
+    pub fn current(&self, addr: &Endpoint, now: Time) -> Option<&Observation> {
+        let lives = matches!(self.health(addr, now), Health::Up | Health::Suspect);
+        self.backends.get(addr).filter(|_| lives).and_then(Backend::current)
+    }
+
+    /// The servers of which this monitor hears nothing: its opinion for the peer (R10).
+    pub fn unreachable(&self, now: Time) -> BTreeSet<Endpoint> {
+        self.backends.keys().filter(|addr| self.health(addr, now).gone_since().is_some()).cloned().collect()
+    }
+
+    /// What is wrong with the recorded primary, and since when; nothing while anybody may still reach it (R10).
+    pub fn primary_fault(&self, now: Time) -> Option<(Fault, Time)> {
+        let state = self.state()?;
+        let addr = &state.primary.addr;
+        let backend = self.backends.get(addr)?;
+        match self.health(addr, now) {
+            Health::Refused(since) => self.lost_by_all(state, since, now).then_some((Fault::Gone, since)),
+            Health::Silent(since) => {
+                let since = since.max(self.stream_silent_since(state, backend)?);
+                (now >= since && self.peer_agrees(addr)).then_some((Fault::Silent, since))
+            }
+            Health::Unknown | Health::Up | Health::Suspect | Health::Troubled(_) => {
+                let seen = backend.seen.as_ref().filter(|seen| seen.asked >= backend.stale_until)?;
+                if seen.observation.run_id != state.primary.run_id {
+                    return Some((Fault::Restarted, seen.at));
+                }
+                let replica = matches!(seen.observation.role, Role::Replica { .. });
+                match (state.phase, replica) {
+                    (Phase::Serving, true) => Some((Fault::Demoted, seen.at)),
+                    (Phase::Promoting, true) if self.promotion_refused => Some((Fault::Refused, seen.at)),
+                    (Phase::Serving, false) | (Phase::Promoting, _) => None,
+                }
+            }
+        }
+    }
+
+    /// Whether every replica that follows the primary and answers has lost it too. One that was asked and does
+    /// not answer is waited for briefly.
+    fn lost_by_all(&self, state: &State, since: Time, now: Time) -> bool {
+        self.backends.iter().filter(|(addr, _)| **addr != state.primary.addr).all(|(addr, backend)| {
+            if self.health(addr, now) != Health::Up {
+                return true;
+            }
+            match &backend.seen {
+                Some(seen) if seen.asked >= since => !follows(&seen.observation, &state.primary.addr),
+                Some(_) | None => now >= since + CONFIRM_WAIT,
+            }
+        })
+    }
+
+    /// The moment from which the replicas' streams were silent long enough, given that a stream that moved after
+    /// the primary's last byte to us shows that the primary lives. An answer of a replica is up to two intervals
+    /// behind the stream that it tells of.
+    fn stream_silent_since(&self, state: &State, primary: &Backend) -> Option<Time> {
+        let last = primary.detector.last_byte();
+        let moved = self.backends.iter().filter(|(addr, b)| {
+            **addr != state.primary.addr
+                && b.seen.as_ref().is_some_and(|s| follows(&s.observation, &state.primary.addr))
+        });
+        let moved =
+            moved.filter_map(|(_, b)| b.advanced_at).filter(|at| *at > last + 2 * self.limits.ping_interval);
+        Some(moved.max().unwrap_or(last) + self.limits.down_after)
+    }
+
+    fn peer_agrees(&self, addr: &Endpoint) -> bool {
+        self.peer.as_ref().is_none_or(|cannot_reach| cannot_reach.contains(addr))
+    }
+
+    /// A member of the set that is proven: this very process, attached, and the stamp of its entry reached it (R6).
+    pub fn proven(&self, state: &State, entry: &InSync, now: Time) -> bool {
+        self.current(&entry.addr, now).is_some_and(|seen| {
+            seen.run_id == entry.run_id
+                && follows(seen, &state.primary.addr)
+                && matches!(seen.fence, Fence::At(fence) if fence >= entry.since)
+        })
+    }
+
+    /// Every member but the primary with the reason why it may not be promoted, if there is one.
+    pub fn candidates(&self, now: Time) -> Vec<(Endpoint, Option<Disqualified>)> {
+        let Some(state) = self.state() else { return Vec::new() };
+        let others = state.members.iter().filter(|addr| **addr != state.primary.addr);
+        others.map(|addr| (addr.clone(), crate::candidate::disqualified(self, state, addr, now))).collect()
+    }
+}
+
+/// Whether a server says that it follows this one and that the link is up.
+pub fn follows(seen: &Observation, primary: &Endpoint) -> bool {
+    match &seen.role {
+        Role::Replica { source, link_up, syncing } => {
+            *link_up && !*syncing && source.as_ref() == Some(primary)
+        }
+        Role::Primary { .. } => false,
+    }
+}

@@ -32,7 +32,13 @@ extern crate alloc;
 pub mod fsm;
 pub mod heartbeat;
 pub mod liveness;
+#[cfg(feature = "reactor")]
+pub mod reactor;
 
 pub use fsm::{Dialect, Event, Lead, Peer, Refusal, Role, State, settled_by_lead, step};
 pub use heartbeat::{Heard, HeartbeatError, Instance, Key, KeyError, Wire, sign, verify};
 pub use liveness::Liveness;
+#[cfg(feature = "reactor")]
+pub use reactor::{
+    BinaryStar, EndError, Handle, Options, PairEvent, PeerView, Running, StartError, Votes, Why,
+};

@@ -54,7 +54,8 @@ impl Topology {
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Err(TopologyError::Empty);
         }
-        let read: Self = serde_json::from_slice(bytes).map_err(|e| TopologyError::Malformed(e.to_string()))?;
+        let read: Self =
+            serde_json::from_slice(bytes).map_err(|e| TopologyError::Malformed(e.to_string()))?;
         Self::new(read.primary, read.replicas)
     }
 

@@ -1,1 +1,0 @@
-//! Reading, watching and conditional publishing over zookeeper-client.

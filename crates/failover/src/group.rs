@@ -142,6 +142,8 @@ pub struct Timeline {
     pub candidates: Vec<(Endpoint, Option<Disqualified>)>,
     /// The old primary was last heard of, or its connection was closed.
     pub lost: Time,
+    /// The loss was certain (R10).
+    pub detected: Time,
     /// It was decided.
     pub decided: Time,
     /// The record stood.
@@ -164,6 +166,8 @@ pub struct Group {
     timeline: Option<Timeline>,
     /// When the connection to the recorded primary was last seen closed.
     primary_closed: Option<Time>,
+    /// Since when the primary is known to be lost.
+    fault_at: Option<Time>,
 }
 
 /// A publication that was begun.
@@ -206,6 +210,7 @@ impl Group {
             published: None,
             timeline: None,
             primary_closed: None,
+            fault_at: None,
         }
     }
 
@@ -440,6 +445,7 @@ impl Group {
                     to: next.primary.addr.clone(),
                     candidates,
                     lost: lost.unwrap_or(decided),
+                    detected: self.fault_at.unwrap_or(decided).min(decided),
                     decided,
                     published: now,
                     promoted: None,
@@ -516,6 +522,10 @@ impl Group {
 
     /// Asks [`decide`] and begins every step that is not under way or at rest.
     fn advance(&mut self, now: Time) {
+        match self.view.primary_fault(now) {
+            Some(_) => _ = self.fault_at.get_or_insert(now),
+            None => self.fault_at = None,
+        }
         let Decision { steps, because } = decide(&self.view, now);
         for step in steps {
             match step {

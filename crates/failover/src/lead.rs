@@ -56,6 +56,9 @@ pub struct Lead {
     me: LeaderRecord,
     heartbeat: Duration,
     session: bool,
+    /// The leader znode was deleted. Its versions begin at 0 again, so an old check could pass: only a restart of
+    /// the monitors may create it again.
+    deleted: bool,
     record: Option<Option<(LeaderRecord, i32)>>,
     beat: Beat,
     peer: Peer,
@@ -72,6 +75,7 @@ impl Lead {
             me,
             heartbeat,
             session: false,
+            deleted: false,
             record: None,
             beat: Beat::Unread,
             peer,
@@ -98,6 +102,8 @@ impl Lead {
 
     /// The leader record was read; none if it does not exist.
     pub fn record(&mut self, record: Option<(LeaderRecord, i32)>) {
+        self.deleted =
+            self.deleted || (record.is_none() && self.record.as_ref().is_some_and(Option::is_some));
         let newer = match (&self.record, &record) {
             (Some(Some((_, known))), Some((_, version))) => version > known,
             (Some(Some(_)), None) => false,
@@ -153,7 +159,12 @@ impl Lead {
     /// The version of the reign, while this very process leads.
     pub fn reign(&self) -> Option<i32> {
         let (record, version) = self.record.as_ref()?.as_ref()?;
-        (self.session && *record == self.me).then_some(*version)
+        (self.session && !self.deleted && *record == self.me).then_some(*version)
+    }
+
+    /// Whether the leader znode was deleted under our eyes, which no monitor mends.
+    pub fn deleted(&self) -> bool {
+        self.deleted
     }
 
     /// Whether another monitor holds the lead.
@@ -167,7 +178,7 @@ impl Lead {
         if let Some(version) = self.reign() {
             return Bid::Leads(version);
         }
-        if self.leaving || now < self.not_before {
+        if self.leaving || self.deleted || now < self.not_before {
             return Bid::Wait;
         }
         match record {

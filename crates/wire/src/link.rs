@@ -1,0 +1,263 @@
+//! The connection itself: opened with a greeting, used as a whole or in two halves.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use topology::Endpoint;
+
+use crate::reply::take_reply;
+use crate::{Command, InfoReply, Reply, cmd};
+
+/// The longest reply that is listened to, unless [`Receiver::limit`] says otherwise.
+pub const MAX_REPLY_BYTES: usize = 64 << 20;
+
+/// How the server is to know us.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Login {
+    /// The ACL user; the default one if absent.
+    pub username: Option<String>,
+    /// Without a password no AUTH is sent.
+    pub password: Option<String>,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let password = self.password.as_ref().map(|_| "***");
+        f.debug_struct("Login").field("username", &self.username).field("password", &password).finish()
+    }
+}
+
+/// Why no link could be opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// Nobody listens there: the process is gone.
+    #[error("connection refused")]
+    Refused,
+    /// Nothing came back in time: a silent host, or a server that is paused or busy.
+    #[error("no answer in time")]
+    TimedOut,
+    /// The server closed the connection before it had greeted.
+    #[error("closed during the greeting")]
+    Closed,
+    /// No way there: no route, no such host, no free descriptor of ours.
+    #[error("unreachable: {0}")]
+    Unreachable(io::ErrorKind),
+    /// The password, or its absence, was refused, with the server's words.
+    #[error("login refused: {0}")]
+    Login(String),
+    /// The server greeted with an error and closed, as with too many clients.
+    #[error("turned away: {0}")]
+    TurnedAway(String),
+    /// What answers there does not speak RESP.
+    #[error("not a Redis server")]
+    Protocol,
+}
+
+/// Why a link is of no use any more. What was sent and not answered may or may not have been executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LinkError {
+    /// The connection ended.
+    #[error("connection closed")]
+    Closed,
+    /// What came is no reply, or a longer one than is listened to.
+    #[error("reply not understood")]
+    Protocol,
+}
+
+/// One connection to one Redis process.
+#[derive(Debug)]
+pub struct Link {
+    peer: SocketAddr,
+    run_id: Option<String>,
+    greeting_error: Option<String>,
+    sender: Sender,
+    receiver: Receiver,
+}
+
+/// The half that writes.
+#[derive(Debug)]
+pub struct Sender {
+    half: OwnedWriteHalf,
+    buffer: BytesMut,
+}
+
+/// The half that listens.
+#[derive(Debug)]
+pub struct Receiver {
+    half: OwnedReadHalf,
+    buffer: BytesMut,
+    max_bytes: usize,
+}
+
+impl Link {
+    /// Connects, logs in, tells the server our name and reads which process it is; all within `timeout`.
+    ///
+    /// A server that is loading its data greets as usual. One that answers everything with `BUSY`, or does not allow
+    /// us INFO, gives a link without a [`Link::run_id`] and with a [`Link::greeting_error`].
+    pub async fn open(
+        addr: &Endpoint,
+        login: &Login,
+        name: &str,
+        timeout: Duration,
+    ) -> Result<Self, OpenError> {
+        match tokio::time::timeout(timeout, Self::greet(addr, login, name)).await {
+            Ok(opened) => opened,
+            Err(_) => Err(OpenError::TimedOut),
+        }
+    }
+
+    async fn greet(addr: &Endpoint, login: &Login, name: &str) -> Result<Self, OpenError> {
+        let stream = TcpStream::connect((addr.host(), addr.port())).await.map_err(|e| open_error(&e))?;
+        let peer = stream.peer_addr().map_err(|e| open_error(&e))?;
+        stream.set_nodelay(true).map_err(|e| open_error(&e))?;
+        let (read, write) = stream.into_split();
+        let mut link = Self {
+            peer,
+            run_id: None,
+            greeting_error: None,
+            sender: Sender { half: write, buffer: BytesMut::new() },
+            receiver: Receiver { half: read, buffer: BytesMut::new(), max_bytes: MAX_REPLY_BYTES },
+        };
+        link.introduce(login, name).await?;
+        Ok(link)
+    }
+
+    async fn introduce(&mut self, login: &Login, name: &str) -> Result<(), OpenError> {
+        let mut pipeline = Vec::with_capacity(3);
+        let auth = login.password.as_ref().map(|password| match &login.username {
+            Some(username) => cmd!["AUTH", username, password],
+            None => cmd!["AUTH", password],
+        });
+        let with_auth = auth.is_some();
+        pipeline.extend(auth);
+        pipeline.push(cmd!["CLIENT", "SETNAME", name]);
+        pipeline.push(cmd!["INFO", "server"]);
+        // A server that turns us away answers before it closes; its words matter more than the failed write.
+        let _ = self.sender.send(&pipeline).await;
+        for at in 0..pipeline.len() {
+            let reply = match self.receiver.next().await {
+                Ok(reply) => reply,
+                Err(LinkError::Protocol) => return Err(OpenError::Protocol),
+                Err(LinkError::Closed) => {
+                    return Err(self.greeting_error.take().map_or(OpenError::Closed, OpenError::TurnedAway));
+                }
+            };
+            match reply {
+                Reply::Error(text) if (at == 0 && with_auth) || is_login_error(&text) => {
+                    return Err(login_or_turned_away(text));
+                }
+                Reply::Error(text) => self.greeting_error = Some(text),
+                Reply::Nil | Reply::Status(_) | Reply::Bulk(_) | Reply::Int(_) | Reply::Array(_) => {
+                    let info = InfoReply::from_reply(&reply);
+                    self.run_id = info.and_then(|info| info.field("run_id").map(str::to_owned));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The address that the name led to.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Which process answered; `None` if it would not say.
+    pub fn run_id(&self) -> Option<&str> {
+        self.run_id.as_deref()
+    }
+
+    /// The last error of the greeting, for example `BUSY` or `NOPERM`, of a server that let us in all the same.
+    pub fn greeting_error(&self) -> Option<&str> {
+        self.greeting_error.as_deref()
+    }
+
+    /// Sends the commands in one write and waits for all replies, which come in the same order. Without a deadline:
+    /// the caller knows how long it is worth waiting. After a cancelled call the link must be dropped.
+    pub async fn call(&mut self, pipeline: &[Command]) -> Result<Vec<Reply>, LinkError> {
+        self.sender.send(pipeline).await?;
+        let mut replies = Vec::with_capacity(pipeline.len());
+        for _ in pipeline {
+            replies.push(self.receiver.next().await?);
+        }
+        Ok(replies)
+    }
+
+    /// The two halves, to be used independently.
+    pub fn split(self) -> (Sender, Receiver) {
+        (self.sender, self.receiver)
+    }
+
+    /// The half that listens, for a wait without a question: it ends when the connection does.
+    pub fn receiver(&mut self) -> &mut Receiver {
+        &mut self.receiver
+    }
+}
+
+impl Sender {
+    /// Writes the commands in one go. Success means that the kernel has them, no more.
+    pub async fn send(&mut self, pipeline: &[Command]) -> Result<(), LinkError> {
+        self.buffer.clear();
+        for command in pipeline {
+            command.write_to(&mut self.buffer);
+        }
+        self.half.write_all(&self.buffer).await.map_err(|_| LinkError::Closed)?;
+        // One huge pipeline must not hold its memory for the life of the connection.
+        if self.buffer.capacity() > 4 << 20 {
+            self.buffer = BytesMut::new();
+        }
+        Ok(())
+    }
+}
+
+impl Receiver {
+    /// The next reply, or the end of the connection as soon as it is seen. Cancel-safe: a reply that was read in part
+    /// is completed by the next call.
+    pub async fn next(&mut self) -> Result<Reply, LinkError> {
+        loop {
+            if let Some(reply) =
+                take_reply(&mut self.buffer, self.max_bytes).map_err(|_| LinkError::Protocol)?
+            {
+                return Ok(reply);
+            }
+            self.buffer.reserve(8 << 10);
+            match self.half.read_buf(&mut self.buffer).await {
+                Ok(0) | Err(_) => return Err(LinkError::Closed),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Listens to replies of up to so many bytes.
+    pub fn limit(&mut self, max_bytes: usize) {
+        self.max_bytes = max_bytes;
+    }
+}
+
+fn open_error(error: &io::Error) -> OpenError {
+    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, TimedOut};
+    let kind = error.kind();
+    if kind == ConnectionRefused {
+        OpenError::Refused
+    } else if kind == TimedOut {
+        OpenError::TimedOut
+    } else if kind == ConnectionReset || kind == BrokenPipe {
+        OpenError::Closed
+    } else {
+        OpenError::Unreachable(kind)
+    }
+}
+
+fn is_login_error(text: &str) -> bool {
+    text.starts_with("NOAUTH") || text.starts_with("WRONGPASS")
+}
+
+/// The first reply of a server that turns everybody away is not about the password.
+fn login_or_turned_away(text: String) -> OpenError {
+    let turned_away = text.starts_with("DENIED") || text.contains("max number of clients");
+    if turned_away { OpenError::TurnedAway(text) } else { OpenError::Login(text) }
+}

@@ -1,0 +1,243 @@
+//! The link on a real redis-server: one of our own per test, on a free port, stopped again whatever happens.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::process::{Child, Command as Process, Stdio};
+use std::time::Duration;
+
+use topology::Endpoint;
+use wire::{InfoReply, Link, LinkError, Login, OpenError, Reply, Role, cmd};
+
+const LIMIT: Duration = Duration::from_secs(5);
+
+struct Server {
+    child: Child,
+    addr: Endpoint,
+    _dir: tempfile::TempDir,
+}
+
+impl Server {
+    /// Starts a server with these further options and waits until it listens.
+    async fn start(options: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let program = std::env::var("TEST_REDIS_SERVER").unwrap_or_else(|_| "redis-server".into());
+        let child = Process::new(program)
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
+            .arg(dir.path())
+            .args(options)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed");
+        let server = Self { child, addr: at(port), _dir: dir };
+        for _ in 0..500 {
+            if tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
+                return server;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("redis-server does not listen on {port}");
+    }
+
+    async fn link(&self) -> Link {
+        Link::open(&self.addr, &Login::default(), "albireo-test", LIMIT).await.unwrap()
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Process::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+fn at(port: u16) -> Endpoint {
+    format!("127.0.0.1:{port}").parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_pipeline_and_who_answers() {
+    let server = Server::start(&[]).await;
+    let mut link = server.link().await;
+    assert_eq!(link.peer().to_string(), server.addr.to_string());
+    assert_eq!(link.greeting_error(), None);
+    let value = vec![b'x'; 3 << 20];
+    let pipeline = [
+        cmd!["SET", "k", &value],
+        cmd!["GET", "k"],
+        cmd!["INCR", "k"],
+        cmd!["INFO", "server"],
+        cmd!["ROLE"],
+        cmd!["CLIENT", "GETNAME"],
+        cmd!["GET", "none"],
+    ];
+    let replies = link.call(&pipeline).await.unwrap();
+    assert!(replies[0].is_ok());
+    assert_eq!(replies[1].bytes(), Some(&value[..]));
+    assert!(replies[2].error().is_some_and(|text| text.starts_with("ERR")));
+    let info = InfoReply::from_reply(&replies[3]).unwrap();
+    assert_eq!(info.field("run_id"), link.run_id());
+    assert!(link.run_id().is_some_and(|id| id.len() == 40));
+    assert!(matches!(Role::from_reply(&replies[4]), Ok(Role::Primary { .. })));
+    assert_eq!(replies[5].text(), Some("albireo-test"));
+    assert_eq!(replies[6], Reply::Nil);
+}
+
+#[tokio::test]
+async fn roles_of_a_pair() {
+    let primary = Server::start(&["--repl-diskless-sync-delay", "0"]).await;
+    let port = primary.addr.port().to_string();
+    let replica = Server::start(&["--replicaof", "127.0.0.1", &port]).await;
+    let mut link = primary.link().await;
+    let attached = async {
+        loop {
+            let replies = link.call(&[cmd!["SET", "k", "v"], cmd!["ROLE"]]).await.unwrap();
+            match Role::from_reply(&replies[1]) {
+                Ok(Role::Primary { replicas, .. }) if !replicas.is_empty() => return replicas,
+                _ => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    let replicas = tokio::time::timeout(LIMIT * 4, attached).await.unwrap();
+    assert_eq!(replicas[0].0, replica.addr.to_string());
+    let replies = replica.link().await.call(&[cmd!["ROLE"]]).await.unwrap();
+    let Ok(Role::Replica { host, port, .. }) = Role::from_reply(&replies[0]) else { panic!("{replies:?}") };
+    assert_eq!((host.as_str(), port), ("127.0.0.1", primary.addr.port()));
+}
+
+#[tokio::test]
+async fn the_death_of_an_idle_server_is_seen() {
+    let mut server = Server::start(&[]).await;
+    let (_sender, mut receiver) = server.link().await.split();
+    let idle = tokio::time::timeout(Duration::from_millis(50), receiver.next()).await;
+    assert!(idle.is_err(), "nothing was asked, nothing comes");
+    server.child.kill().unwrap();
+    let end = tokio::time::timeout(LIMIT, receiver.next()).await.unwrap();
+    assert_eq!(end, Err(LinkError::Closed));
+    server.child.wait().unwrap();
+    let gone = Link::open(&server.addr, &Login::default(), "x", LIMIT).await;
+    assert_eq!(gone.err(), Some(OpenError::Refused));
+}
+
+#[tokio::test]
+async fn a_reply_survives_a_cancelled_wait() {
+    let server = Server::start(&[]).await;
+    let (mut sender, mut receiver) = server.link().await.split();
+    let large = vec![b'y'; 8 << 20];
+    sender.send(&[cmd!["SET", "k", &large], cmd!["GET", "k"]]).await.unwrap();
+    let mut replies = Vec::new();
+    while replies.len() < 2 {
+        tokio::select! {
+            biased;
+            reply = receiver.next() => replies.push(reply.unwrap()),
+            () = tokio::task::yield_now() => {}
+        }
+    }
+    assert_eq!(replies[1].bytes(), Some(&large[..]));
+    receiver.limit(1 << 20);
+    sender.send(&[cmd!["GET", "k"]]).await.unwrap();
+    assert_eq!(receiver.next().await, Err(LinkError::Protocol));
+}
+
+#[tokio::test]
+async fn a_paused_server_is_silent_not_gone() {
+    let server = Server::start(&[]).await;
+    server.signal("-STOP");
+    let opened = Link::open(&server.addr, &Login::default(), "x", Duration::from_millis(100)).await;
+    server.signal("-CONT");
+    assert_eq!(opened.err(), Some(OpenError::TimedOut));
+    assert!(server.link().await.run_id().is_some());
+}
+
+#[tokio::test]
+async fn passwords() {
+    let server = Server::start(&["--requirepass", "right"]).await;
+    let open = |username: Option<&str>, password: Option<&str>| {
+        let login = Login { username: username.map(str::to_owned), password: password.map(str::to_owned) };
+        assert!(!format!("{login:?}").contains("right"));
+        let addr = server.addr.clone();
+        async move { Link::open(&addr, &login, "x", LIMIT).await }
+    };
+    assert!(open(None, Some("right")).await.unwrap().run_id().is_some());
+    assert!(open(Some("default"), Some("right")).await.is_ok());
+    for (user, password) in [(None, None), (None, Some("wrong")), (Some("nobody"), Some("right"))] {
+        let refused = open(user, password).await.err();
+        assert!(matches!(refused, Some(OpenError::Login(_))), "{user:?} {password:?}: {refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_busy_or_says_little() {
+    let server = Server::start(&["--busy-reply-threshold", "20"]).await;
+    let mut link = server.link().await;
+    let user = cmd!["ACL", "SETUSER", "mute", "on", ">pw", "+@all", "-info", "~*"];
+    assert!(link.call(&[user]).await.unwrap()[0].is_ok());
+    let login = Login { username: Some("mute".into()), password: Some("pw".into()) };
+    let mute = Link::open(&server.addr, &login, "x", LIMIT).await.unwrap();
+    assert!(mute.run_id().is_none());
+    assert!(mute.greeting_error().is_some_and(|text| text.starts_with("NOPERM")));
+
+    let (mut sender, _receiver) = link.split();
+    sender.send(&[cmd!["EVAL", "while true do end", "0"]]).await.unwrap();
+    let busy = async {
+        loop {
+            let link = server.link().await;
+            if link.greeting_error().is_some_and(|text| text.starts_with("BUSY")) {
+                return link;
+            }
+        }
+    };
+    let mut link = tokio::time::timeout(LIMIT, busy).await.unwrap();
+    assert!(link.run_id().is_none());
+    assert!(link.call(&[cmd!["SCRIPT", "KILL"]]).await.unwrap()[0].is_ok());
+}
+
+#[tokio::test]
+async fn turned_away_and_not_redis() {
+    let server = Server::start(&["--maxclients", "1"]).await;
+    // The connection that found the server listening may still be on its way out.
+    let login = Login::default();
+    let open = || Link::open(&server.addr, &login, "x", LIMIT);
+    let only = async {
+        loop {
+            if let Ok(link) = open().await {
+                return link;
+            }
+        }
+    };
+    let _only = tokio::time::timeout(LIMIT, only).await.unwrap();
+    let second = open().await;
+    assert!(matches!(second.err(), Some(OpenError::TurnedAway(text)) if text.contains("max number")));
+
+    let web = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = web.local_addr().unwrap().port();
+    let answer = std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        let (mut stream, _) = web.accept().unwrap();
+        let _ = stream.read(&mut [0; 1024]);
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+    });
+    let opened = Link::open(&at(port), &Login::default(), "x", LIMIT).await;
+    assert_eq!(opened.err(), Some(OpenError::Protocol));
+    answer.join().unwrap();
+
+    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let closer = std::thread::spawn(move || drop(silent.accept().unwrap()));
+    let opened = Link::open(&at(port), &Login::default(), "x", LIMIT).await;
+    assert_eq!(opened.err(), Some(OpenError::Closed));
+    closer.join().unwrap();
+
+    let nowhere = "no-such-host.invalid:1".parse().unwrap();
+    let opened = Link::open(&nowhere, &Login::default(), "x", LIMIT).await;
+    assert!(matches!(opened.err(), Some(OpenError::Unreachable(_) | OpenError::TimedOut)));
+}

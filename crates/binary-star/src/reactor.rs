@@ -9,6 +9,8 @@
 //!
 //! This file carries the crate's marked exceptions: it reads the clock and does I/O.
 
+mod sockets;
+
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,13 +20,10 @@ use std::time::{Duration, Instant};
 use crate::fsm::{Dialect, Event, Lead, Peer, Refusal, Role, State, settled_by_lead, step};
 use crate::heartbeat::{Heard, HeartbeatError, Instance, Key, Wire, sign};
 use crate::liveness::Liveness;
+use sockets::{Sockets, receive};
 
 /// Frames taken from one socket before the others and the timers have their turn: a flood delays nothing for long.
 const BATCH: usize = 64;
-/// A heartbeat or a request that is longer ends the connection that it came through.
-const FRAME_MAX: i64 = 64 * 1024;
-/// Between two attempts to reach the peer, milliseconds; a restarted peer is heard 2 to 7 ms after it is back.
-const RECONNECT_MS: (i32, i32) = (1, 5);
 /// A silent connection is replaced this often at most. Without it, what was sent into a cut link is retried ever more
 /// slowly by TCP, and a healed link stays silent for seconds.
 const RENEW_MIN: Duration = Duration::from_secs(1);
@@ -345,52 +344,6 @@ impl Shared {
     }
 }
 
-struct Sockets {
-    publisher: Option<zmq::Socket>,
-    subscriber: Option<zmq::Socket>,
-    voter: Option<zmq::Socket>,
-}
-
-impl Sockets {
-    /// A context of our own: when its last socket closes, its threads end and its ports are free.
-    fn open(options: &Options) -> Result<Self, StartError> {
-        let Some(peer) = &options.peer else {
-            return Ok(Sockets { publisher: None, subscriber: None, voter: None });
-        };
-        let context = zmq::Context::new();
-        let publisher = socket(&context, zmq::PUB)?;
-        bind(&publisher, &options.bind)?;
-        let subscriber = socket(&context, zmq::SUB)?;
-        subscriber.set_subscribe(b"")?;
-        connect(&subscriber, peer)?;
-        let voter = options.voter.as_ref().map(|endpoint| {
-            let voter = socket(&context, zmq::ROUTER)?;
-            bind(&voter, endpoint).map(|()| voter)
-        });
-        Ok(Sockets { publisher: Some(publisher), subscriber: Some(subscriber), voter: voter.transpose()? })
-    }
-}
-
-fn socket(context: &zmq::Context, kind: zmq::SocketType) -> Result<zmq::Socket, zmq::Error> {
-    let socket = context.socket(kind)?;
-    socket.set_linger(0)?;
-    socket.set_reconnect_ivl(RECONNECT_MS.0)?;
-    socket.set_reconnect_ivl_max(RECONNECT_MS.1)?;
-    socket.set_maxmsgsize(FRAME_MAX)?;
-    // Hosts that vanish without a word must not pile up as open connections.
-    socket.set_tcp_keepalive(1)?;
-    socket.set_tcp_keepalive_idle(60)?;
-    Ok(socket)
-}
-
-fn bind(socket: &zmq::Socket, endpoint: &str) -> Result<(), StartError> {
-    socket.bind(endpoint).map_err(|why| StartError::Endpoint { endpoint: endpoint.into(), why })
-}
-
-fn connect(socket: &zmq::Socket, endpoint: &str) -> Result<(), StartError> {
-    socket.connect(endpoint).map_err(|why| StartError::Endpoint { endpoint: endpoint.into(), why })
-}
-
 /// Monotonic; durations in the pure files count from the first call's result.
 #[allow(clippy::disallowed_methods, reason = "the driver's clock")]
 fn clock() -> Instant {
@@ -543,7 +496,7 @@ impl<'a> Reactor<'a> {
         if self.peer_now(now) == Peer::Alive {
             return Ok(());
         }
-        self.renew(now)?;
+        self.renew(now);
         if self.peer.replace(Peer::Expired) == Some(Peer::Expired) {
             return Ok(());
         }
@@ -560,16 +513,20 @@ impl<'a> Reactor<'a> {
     }
 
     /// Replaces the connection to a silent peer.
-    fn renew(&mut self, now: Duration) -> Result<(), EndError> {
+    fn renew(&mut self, now: Duration) {
         let every = RENEW_MIN.max(self.options.heartbeat.saturating_mul(self.options.dialect.expiry_beats()));
         let (Some(subscriber), Some(peer)) = (&self.sockets.subscriber, &self.options.peer) else {
-            return Ok(());
+            return;
         };
         if now.saturating_sub(self.renewed) < every {
-            return Ok(());
+            return;
         }
         self.renewed = now;
-        subscriber.disconnect(peer).and_then(|()| subscriber.connect(peer)).map_err(EndError::Socket)
+        for result in [subscriber.disconnect(peer), subscriber.connect(peer)] {
+            if let Err(why) = result {
+                tracing::debug!(%why, %peer, "connection to the peer not replaced, next try later");
+            }
+        }
     }
 
     fn serve(&mut self) -> Result<(), EndError> {
@@ -674,15 +631,5 @@ impl<'a> Reactor<'a> {
             Ok(_) | Err(zmq::Error::EINTR) => Ok(()),
             Err(why) => Err(why),
         }
-    }
-}
-
-/// The next message, if one is there.
-fn receive(socket: Option<&zmq::Socket>) -> Result<Option<Frames>, EndError> {
-    let Some(socket) = socket else { return Ok(None) };
-    match socket.recv_multipart(zmq::DONTWAIT) {
-        Ok(frames) => Ok(Some(frames)),
-        Err(zmq::Error::EAGAIN | zmq::Error::EINTR) => Ok(None),
-        Err(why) => Err(EndError::Socket(why)),
     }
 }

@@ -138,6 +138,9 @@ pub struct Timeline {
     pub from: Endpoint,
     /// The new primary.
     pub to: Endpoint,
+    /// Bytes that the old primary was last seen to have beyond the new one: a lower bound of what writers that did not
+    /// wait for copies have lost.
+    pub gap_bytes: Option<u64>,
     /// The verdict on every member when it was decided.
     pub candidates: Vec<(Endpoint, Option<Disqualified>)>,
     /// The old primary was last heard of, or its connection was closed.
@@ -438,7 +441,10 @@ impl Group {
                 let lost = self
                     .primary_closed
                     .or_else(|| Some(self.view.backends.get(&old.primary.addr)?.detector.last_byte()));
+                let offset = |addr: &Endpoint| Some(self.view.backends.get(addr)?.seen.as_ref()?.observation.offset);
+                let gap = offset(&old.primary.addr).zip(offset(&next.primary.addr));
                 self.timeline = Some(Timeline {
+                    gap_bytes: gap.map(|(old, new)| old.saturating_sub(new)),
                     epoch: next.epoch,
                     reason: next.reason.clone(),
                     from: old.primary.addr.clone(),

@@ -1,2 +1,237 @@
-//! Placeholder.
-fn main() {}
+//! `monitor FILE` runs one monitor in the foreground; `monitor check FILE` validates a configuration, also against
+//! the live servers.
+//!
+//! Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused for safety.
+
+mod admin;
+mod backend;
+mod check;
+mod clock;
+mod config;
+mod driver;
+mod fault;
+mod metrics;
+mod publisher;
+mod redis;
+mod service;
+mod status;
+
+use std::io::{IsTerminal, Read};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use binary_star::{BinaryStar, Dialect, Instance, Key, Options, Running, Votes};
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use topology::MonitorRecord;
+use topology::zookeeper::{self, Store};
+use tracing::{error, info, warn};
+use tracing_subscriber::EnvFilter;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::driver::{Driver, End, Input};
+
+/// Verbs of the contract that this version does not have.
+const LATER: [&str; 8] = ["status", "switchover", "failover", "pause", "resume", "history", "add", "remove"];
+
+/// Watches groups of Redis servers, promotes a replica when the primary is gone, and publishes who is primary.
+#[derive(Parser)]
+#[command(name = "monitor", version, override_usage = "monitor FILE\n       monitor check FILE")]
+struct Arguments {
+    /// FILE runs a monitor with this configuration; `check FILE` validates it, also against the live servers
+    #[arg(required = true, num_args = 1..=2, value_name = "[check] FILE")]
+    words: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // --help and --version are no errors; the rest is usage, which clap ends with 2 as we do.
+            let code = if error.use_stderr() { 2 } else { 0 };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    let words: Vec<&str> = arguments.words.iter().map(String::as_str).collect();
+    match words[..] {
+        ["check"] => usage("`monitor check` needs a FILE"),
+        [verb] | [verb, _] if LATER.contains(&verb) => {
+            usage(&format!("`monitor {verb}` is not available in this version"))
+        }
+        ["check", file] => with_config(file, |config| in_runtime(check::run(config))),
+        [file] => with_config(file, run),
+        [verb, _] => usage(&format!("`{verb}` is no verb of monitor; expected: monitor FILE, or monitor check FILE")),
+        _ => usage("expected: monitor FILE, or monitor check FILE"),
+    }
+}
+
+fn usage(why: &str) -> ExitCode {
+    eprintln!("monitor: {why}");
+    ExitCode::from(2)
+}
+
+fn with_config(file: &str, then: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+    match Config::load(Path::new(file)) {
+        Ok(config) => then(config),
+        Err(problems) => {
+            eprintln!("{problems}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn in_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(work),
+        Err(error) => {
+            eprintln!("monitor: no runtime: {error}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn run(config: Config) -> ExitCode {
+    start_log(&config);
+    if let Ok(plan) = std::env::var(fault::VARIABLE)
+        && let Err(why) = fault::arm(&plan)
+    {
+        return usage(&why);
+    }
+    in_runtime(lead(Arc::new(config)))
+}
+
+fn start_log(config: &Config) {
+    let filter = EnvFilter::try_new(config.log.level.as_str()).unwrap_or_default();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log.format {
+        settings::LogFormat::Json => log.json().init(),
+        settings::LogFormat::Text => {
+            log.with_target(false).with_ansi(std::io::stderr().is_terminal()).init();
+        }
+    }
+}
+
+/// How this program reaches ZooKeeper.
+fn store_options(config: &Config) -> zookeeper::Options {
+    let settings = &config.zookeeper;
+    zookeeper::Options {
+        session_timeout: settings.session_timeout,
+        auth: settings.auth.as_ref().map(|(user, password)| (user.clone(), password.text().to_owned())),
+        ..zookeeper::Options::new(settings.hosts.clone())
+    }
+}
+
+async fn lead(config: Arc<Config>) -> ExitCode {
+    config.warnings.iter().for_each(|warning| warn!("{warning}"));
+    let clock = Clock::start();
+    let instance = match draw_instance() {
+        Ok(instance) => instance,
+        Err(error) => return failed(&format!("no random number from the system: {error}")),
+    };
+    let listener = match admin::bind(&config.admin.listen).await {
+        Ok(listener) => listener,
+        Err(error) => return failed(&format!("[admin] listen = {}: {error}", config.admin.listen)),
+    };
+    let (inputs, inbox) = mpsc::unbounded_channel();
+    let pair = match start_pair(&config, instance, &inputs) {
+        Ok(pair) => pair,
+        Err(error) => return failed(&format!("[binary_star]: {error}")),
+    };
+    if let Err(error) = forward_signals(&inputs) {
+        return failed(&format!("no signal handler: {error}"));
+    }
+    let server = tokio::spawn(admin::serve(listener, inputs.clone()));
+    let record = MonitorRecord {
+        instance: instance.0.iter().map(|byte| format!("{byte:02x}")).collect(),
+        host: host(),
+        admin: Some(config.admin.announce.clone()),
+        beat: 0,
+    };
+    info!(version = env!("CARGO_PKG_VERSION"), "monitor `{}` starts; admin on {}", config.binary_star.name, config.admin.listen);
+    let store = Store::open(store_options(&config));
+    let handle = pair.as_ref().map(|pair| pair.handle().clone());
+    let end = Driver::new(config.clone(), clock, store, inputs, handle, record).run(inbox).await;
+    server.abort();
+    if let Some(Err(error)) = pair.map(Running::stop) {
+        warn!("Binary Star did not end well: {error}");
+    }
+    match end {
+        End::Stopped => {
+            info!("stopped");
+            ExitCode::SUCCESS
+        }
+        End::NameTaken(by) => {
+            let (name, host) = (&config.binary_star.name, by.host);
+            error!("the name `{name}` is held by another monitor, on {host}; give this one another [binary_star] name or role");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn failed(why: &str) -> ExitCode {
+    error!("{why}");
+    ExitCode::from(1)
+}
+
+fn draw_instance() -> std::io::Result<Instance> {
+    let mut bytes = [0; 16];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(Instance(bytes))
+}
+
+fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{} (process {})", name.trim(), std::process::id())
+}
+
+fn start_pair(
+    config: &Config,
+    instance: Instance,
+    inputs: &mpsc::UnboundedSender<Input>,
+) -> Result<Option<Running>, binary_star::StartError> {
+    let pair = &config.binary_star;
+    let Some(peer) = pair.peer.clone() else {
+        warn!("no [binary_star] peer is configured: this monitor is alone, and nobody takes over from it");
+        return Ok(None);
+    };
+    // An empty key was refused when the file was read.
+    let key = pair.key.as_ref().and_then(|key| Key::new(key.expose()).ok());
+    let options = Options {
+        dialect: Dialect::Guide,
+        role: pair.role,
+        votes: Votes::ByLead,
+        bind: pair.bind.clone(),
+        peer: Some(peer),
+        voter: Some(pair.voter.clone()),
+        heartbeat: pair.heartbeat,
+        key,
+        instance,
+    };
+    let inputs = inputs.clone();
+    // The driver outlives the pair; what is sent after its end is of no use to anybody.
+    BinaryStar::new(options).on_event(move |event| drop(inputs.send(Input::Pair(event)))).start().map(Some)
+}
+
+fn forward_signals(inputs: &mpsc::UnboundedSender<Input>) -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let inputs = inputs.clone();
+    tokio::spawn(async move {
+        loop {
+            let input = tokio::select! {
+                _ = terminate.recv() => Input::Stop,
+                _ = interrupt.recv() => Input::Stop,
+                _ = hangup.recv() => Input::Reload,
+            };
+            if inputs.send(input).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! Admin HTTP: `/services`, `/metrics`, `/healthz`, `/readyz`. It asks the driver; it keeps nothing itself.
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use topology::Endpoint;
+
+use crate::driver::Input;
+
+/// What can be asked of the driver.
+#[derive(Debug)]
+pub(crate) enum Question {
+    /// Everything: monitors and services.
+    Status,
+    /// Why this monitor is not ready; an empty list when it is.
+    Readiness,
+    /// The Prometheus text, as a JSON string.
+    Metrics,
+}
+
+type Driver = mpsc::UnboundedSender<Input>;
+
+/// Serves until the process ends.
+pub(crate) async fn serve(listener: TcpListener, driver: Driver) -> std::io::Result<()> {
+    let router = Router::new()
+        .route("/healthz", get(|| async { Json(json!({"status": "ok"})) }))
+        .route("/readyz", get(readyz))
+        .route("/services", get(services))
+        .route("/services/{service}", get(service))
+        .route("/metrics", get(metrics))
+        .fallback(|| async { error(StatusCode::NOT_FOUND, "not_found", "no such page") })
+        .method_not_allowed_fallback(|| async {
+            error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this page is read with GET")
+        })
+        .with_state(driver);
+    axum::serve(listener, router).await
+}
+
+/// Binds the admin address.
+pub(crate) async fn bind(addr: &Endpoint) -> std::io::Result<TcpListener> {
+    TcpListener::bind((addr.host(), addr.port())).await
+}
+
+async fn ask(driver: &Driver, question: Question) -> Result<Value, Response> {
+    let (answer, answered) = oneshot::channel();
+    let gone = || error(StatusCode::SERVICE_UNAVAILABLE, "stopping", "this monitor is stopping");
+    driver.send(Input::Ask(question, answer)).map_err(|_| gone())?;
+    answered.await.map_err(|_| gone())
+}
+
+async fn services(State(driver): State<Driver>) -> Response {
+    match ask(&driver, Question::Status).await {
+        Ok(status) => Json(status).into_response(),
+        Err(response) => response,
+    }
+}
+
+async fn service(State(driver): State<Driver>, Path(name): Path<String>) -> Response {
+    let status = match ask(&driver, Question::Status).await {
+        Ok(status) => status,
+        Err(response) => return response,
+    };
+    let found = status["services"].as_array().and_then(|all| all.iter().find(|s| s["service"] == name.as_str()));
+    match found {
+        Some(found) => Json(found.clone()).into_response(),
+        None => error(StatusCode::NOT_FOUND, "unknown_service", &format!("no service is called `{name}` here")),
+    }
+}
+
+async fn readyz(State(driver): State<Driver>) -> Response {
+    match ask(&driver, Question::Readiness).await {
+        Ok(Value::Array(reasons)) if reasons.is_empty() => Json(json!({"status": "ready"})).into_response(),
+        Ok(reasons) => {
+            let body = json!({"status": "not ready", "reasons": reasons});
+            (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+        }
+        Err(response) => response,
+    }
+}
+
+async fn metrics(State(driver): State<Driver>) -> Response {
+    match ask(&driver, Question::Metrics).await {
+        Ok(text) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text.as_str().unwrap_or_default().to_owned()).into_response()
+        }
+        Err(response) => response,
+    }
+}
+
+fn error(status: StatusCode, code: &str, message: &str) -> Response {
+    (status, Json(json!({"error": {"code": code, "message": message}}))).into_response()
+}

@@ -1,0 +1,342 @@
+//! One Redis server: a probe that never stops asking, and orders carried out one at a time.
+//!
+//! The probe keeps one connection and asks every `ping_interval_ms`, or at once when told to. A close is reported as
+//! soon as the kernel tells of it. While there is no connection an attempt starts every 50 ms; earlier ones are not
+//! waited for. Orders use a second connection of their own, from look to act (R1), because WATCH belongs to it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use failover::{Event, Look, Order, Outcome, Time, Trouble, Verdict};
+use futures_util::FutureExt;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use topology::Endpoint;
+use wire::{Link, LinkError, Login, OpenError, Reply, cmd};
+
+use crate::clock::Clock;
+use crate::fault::{self, Step};
+use crate::redis::{self, NoAnswer, Secret};
+
+/// Between two attempts to connect to a server that is down.
+const ATTEMPT_EVERY: Duration = Duration::from_millis(50);
+
+/// What a probe and an executor need to know.
+#[derive(Clone)]
+pub(crate) struct Target {
+    pub(crate) addr: Endpoint,
+    pub(crate) login: Login,
+    pub(crate) secret: Secret,
+    pub(crate) ping_interval: Duration,
+    pub(crate) down_after: Duration,
+    pub(crate) connect_timeout: Duration,
+}
+
+/// A running probe and executor; both end when this is dropped.
+pub(crate) struct Backend {
+    look: Arc<Notify>,
+    orders: mpsc::UnboundedSender<Order>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Backend {
+    /// Starts both. `report` takes events of the group, and the time that a probe took; `store` asks ZooKeeper
+    /// whether the lead and the record of an order still stand.
+    pub(crate) fn start<R, S, F>(target: Target, clock: Clock, report: R, store: S) -> Self
+    where
+        R: Fn(Report) + Clone + Send + Sync + 'static,
+        S: Fn(&Order) -> F + Send + Sync + 'static,
+        F: Future<Output = bool> + Send + 'static,
+    {
+        let look = Arc::new(Notify::new());
+        let (orders, inbox) = mpsc::unbounded_channel();
+        let probe = Probe { target: target.clone(), clock, look: look.clone(), report: report.clone() };
+        let tasks = [tokio::spawn(probe.run()), tokio::spawn(execute(target, inbox, report, store))];
+        Self { look, orders, tasks }
+    }
+
+    /// Asks now.
+    pub(crate) fn look(&self) {
+        self.look.notify_one();
+    }
+
+    /// Carries out an order; its outcome is reported.
+    pub(crate) fn order(&self, order: Order) {
+        // The executor lives as long as this does.
+        let _ = self.orders.send(order);
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// What a backend tells.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// For the core.
+    Event(Event),
+    /// An answer took so long.
+    Probed(Duration),
+    /// The server's own words when it refused us.
+    Words(Endpoint, String),
+    /// An order was carried out as far as its EXEC.
+    Acted(Order),
+}
+
+struct Probe<R> {
+    target: Target,
+    clock: Clock,
+    look: Arc<Notify>,
+    report: R,
+}
+
+impl<R: Fn(Report)> Probe<R> {
+    async fn run(self) {
+        loop {
+            let link = self.connect().await;
+            self.event(Event::Opened(self.target.addr.clone()));
+            self.ask(link).await;
+            self.event(Event::Closed(self.target.addr.clone()));
+        }
+    }
+
+    fn event(&self, event: Event) {
+        (self.report)(Report::Event(event));
+    }
+
+    fn troubled(&self, trouble: Trouble, words: String) {
+        self.event(Event::Troubled(self.target.addr.clone(), trouble));
+        (self.report)(Report::Words(self.target.addr.clone(), words));
+    }
+
+    async fn connect(&self) -> Link {
+        let mut attempts = JoinSet::new();
+        let mut every = interval(ATTEMPT_EVERY);
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = every.tick() => {
+                    let Target { addr, login, connect_timeout, .. } = self.target.clone();
+                    attempts.spawn(async move { Link::open(&addr, &login, redis::CLIENT_NAME, connect_timeout).await });
+                }
+                Some(Ok(opened)) = attempts.join_next() => match opened {
+                    Ok(link) => return link,
+                    Err(OpenError::Refused) => self.event(Event::ConnectionRefused(self.target.addr.clone())),
+                    Err(OpenError::Login(words)) => {
+                        self.troubled(Trouble::Login, words);
+                        every.reset_after(self.target.ping_interval);
+                    }
+                    Err(OpenError::TurnedAway(words)) => {
+                        self.troubled(Trouble::Strange, words);
+                        every.reset_after(self.target.ping_interval);
+                    }
+                    Err(OpenError::Protocol) => self.troubled(Trouble::Strange, "not a Redis server".into()),
+                    // Silence speaks for itself.
+                    Err(OpenError::TimedOut | OpenError::Closed | OpenError::Unreachable(_)) => {}
+                },
+            }
+        }
+    }
+
+    /// Asks until the connection ends, or nothing was heard on it for `down_after`: after a cut, a new connection is
+    /// sooner there than the retransmissions of the old one.
+    async fn ask(&self, link: Link) {
+        let (peer, run_id) = (link.peer(), link.run_id().map(str::to_owned));
+        let greeting = link.greeting_error().map(str::to_owned);
+        if let Some(NoAnswer(trouble, words)) = greeting.as_deref().and_then(redis::trouble) {
+            self.troubled(trouble, words);
+        }
+        let (mut sender, mut receiver) = link.split();
+        let (mut answers, mut asked): (Vec<Reply>, Option<(Time, Instant)>) = (Vec::new(), None);
+        let (mut due, mut wanted, mut heard) = (Instant::now(), true, Instant::now());
+        let questions = redis::questions();
+        loop {
+            if wanted && asked.is_none() {
+                (wanted, asked, due) =
+                    (false, Some((self.clock.now(), Instant::now())), Instant::now() + self.target.ping_interval);
+                if sender.send(&questions).await.is_err() {
+                    return;
+                }
+            }
+            let silent = heard + self.target.down_after + self.target.ping_interval;
+            tokio::select! {
+                biased;
+                reply = receiver.next() => match reply {
+                    Ok(reply) => { heard = Instant::now(); answers.push(reply); }
+                    Err(LinkError::Closed | LinkError::Protocol) => return,
+                },
+                () = self.look.notified() => wanted = true,
+                () = sleep_until(due), if asked.is_none() => wanted = true,
+                () = sleep_until(silent) => return,
+            }
+            let Some((at, sent)) = asked.filter(|_| answers.len() == questions.len()) else { continue };
+            asked = None;
+            (self.report)(Report::Probed(sent.elapsed()));
+            match redis::observation(&answers, run_id.as_deref().unwrap_or_default(), peer) {
+                Ok(_) if run_id.is_none() => return, // it was busy when it greeted: ask again who it is
+                Ok(seen) => self.event(Event::Seen(self.target.addr.clone(), at, seen)),
+                Err(NoAnswer(trouble, words)) => self.troubled(trouble, words),
+            }
+            answers.clear();
+        }
+    }
+}
+
+/// Carries out orders, one at a time, over one connection that is kept.
+async fn execute<R, S, F>(target: Target, mut inbox: mpsc::UnboundedReceiver<Order>, report: R, store: S)
+where
+    R: Fn(Report),
+    S: Fn(&Order) -> F,
+    F: Future<Output = bool>,
+{
+    let mut link: Option<Link> = None;
+    // The first order of a failover must not wait for a connection to be opened.
+    if let Ok(opened) = open(&target).await {
+        link = Some(opened);
+    }
+    while let Some(order) = inbox.recv().await {
+        // An idle connection that was closed meanwhile is replaced before anything is sent over it.
+        let closed = match &mut link {
+            Some(link) => link.receiver().next().now_or_never().is_some(),
+            None => true,
+        };
+        if closed {
+            link = open(&target).await.ok();
+        }
+        let outcome = match &mut link {
+            None => Outcome::Lost,
+            Some(link) => {
+                let limit = target.down_after.max(target.connect_timeout);
+                timeout(limit, carry_out(&target, link, &order, &report, &store)).await.unwrap_or(Outcome::Lost)
+            }
+        };
+        if outcome == Outcome::Lost {
+            link = None;
+        }
+        report(Report::Event(Event::Ordered(order.backend, outcome)));
+    }
+}
+
+async fn open(target: &Target) -> Result<Link, OpenError> {
+    Link::open(&target.addr, &target.login, redis::CLIENT_NAME, target.connect_timeout).await
+}
+
+/// R1, on one connection: who is it, look, check, ask the store where the fence is missing, act.
+async fn carry_out<R, S, F>(target: &Target, link: &mut Link, order: &Order, report: &R, store: &S) -> Outcome
+where
+    R: Fn(Report),
+    S: Fn(&Order) -> F,
+    F: Future<Output = bool>,
+{
+    // A connection belongs to one process, so the run id read when it was opened is the one that will act.
+    let Some(run_id) = link.run_id().map(str::to_owned) else { return Outcome::Lost };
+    if order.expected_run_id().is_some_and(|expected| expected != run_id) {
+        return Outcome::Refused(failover::Refused::OtherProcess);
+    }
+    let outcome = look_and_act(target, link, order, &run_id, report, store).await;
+    let outcome = outcome.unwrap_or(Outcome::Lost);
+    if let (Some(deed), false) = (order.cleanup(), matches!(outcome, Outcome::Done(_) | Outcome::Lost)) {
+        let mut commands = vec![cmd!["UNWATCH"]];
+        commands.extend(redis::render(&deed, &target.secret));
+        if link.call(&commands).await.is_err() {
+            return Outcome::Lost; // the leader sets it on any replica where it finds it off
+        }
+    } else if !matches!(outcome, Outcome::Done(_) | Outcome::Lost) && link.call(&[cmd!["UNWATCH"]]).await.is_err() {
+        return Outcome::Lost;
+    }
+    outcome
+}
+
+async fn look_and_act<R, S, F>(
+    target: &Target,
+    link: &mut Link,
+    order: &Order,
+    run_id: &str,
+    report: &R,
+    store: &S,
+) -> Result<Outcome, LinkError>
+where
+    R: Fn(Report),
+    S: Fn(&Order) -> F,
+    F: Future<Output = bool>,
+{
+    let prepare = order.prepare().map(|deed| redis::render(&deed, &target.secret)).unwrap_or_default();
+    let asks_data = matches!(order.deed, failover::Deed::Attach);
+    let mut pipeline = prepare.clone();
+    pipeline.push(redis::watch());
+    pipeline.extend(redis::questions());
+    pipeline.extend(asks_data.then(redis::data_questions).into_iter().flatten());
+    let answers = link.call(&pipeline).await?;
+    let (before, answers) = answers.split_at(prepare.len() + 1);
+    if let Some(error) = before.iter().find_map(Reply::error) {
+        return Ok(Outcome::Rejected(error.to_owned()));
+    }
+    let (answers, data) = answers.split_at(redis::questions().len());
+    let seen = match redis::observation(answers, run_id, link.peer()) {
+        Ok(seen) => seen,
+        Err(NoAnswer(_, words)) => return Ok(Outcome::Rejected(words)),
+    };
+    let step = fault::step(order, &seen);
+    let look = Look { seen, holds_data: asks_data && redis::holds_data(data) };
+    let deeds = match order.check(&look) {
+        Verdict::Nothing => {
+            link.call(&[cmd!["UNWATCH"]]).await?;
+            return Ok(Outcome::Done(Some(look.seen)));
+        }
+        Verdict::Deposed(fence) => return Ok(Outcome::Deposed(fence)),
+        Verdict::Refused(why) => return Ok(Outcome::Refused(why)),
+        Verdict::AskStore(_) if !store(order).await => return Ok(Outcome::Raced),
+        Verdict::AskStore(deeds) | Verdict::Exec(deeds) => deeds,
+    };
+    step.map(Step::reached);
+    act(target, link, order, run_id, &deeds, report).await
+}
+
+async fn act<R: Fn(Report)>(
+    target: &Target,
+    link: &mut Link,
+    order: &Order,
+    run_id: &str,
+    deeds: &[failover::Command],
+    report: &R,
+) -> Result<Outcome, LinkError> {
+    let mut pipeline = vec![cmd!["MULTI"]];
+    deeds.iter().for_each(|deed| pipeline.extend(redis::render(deed, &target.secret)));
+    pipeline.push(cmd!["EXEC"]);
+    let exec = pipeline.len();
+    pipeline.extend(redis::questions());
+    let answers = link.call(&pipeline).await?;
+    let (transaction, after) = answers.split_at(exec);
+    // The server's words may repeat what we sent; an ACL rule or a password must not reach a log.
+    let words = |text: &str| text.split_whitespace().next().unwrap_or("an error").to_owned();
+    let queued = transaction.iter().zip(&pipeline).find_map(|(reply, command)| {
+        Some((is_credential(command), words(reply.error()?)))
+    });
+    match (queued, transaction.last()) {
+        (Some((true, why)), _) => return Ok(Outcome::NoCredential(format!("ACL SETUSER: {why}"))),
+        (Some((false, why)), _) => return Ok(Outcome::Rejected(why)),
+        (None, Some(Reply::Nil)) => return Ok(Outcome::Raced),
+        (None, Some(Reply::Array(results))) => {
+            let failed = results.iter().zip(&pipeline[1..]).find_map(|(reply, command)| {
+                Some((is_credential(command), words(reply.error()?)))
+            });
+            match failed {
+                Some((true, why)) => return Ok(Outcome::NoCredential(format!("ACL SETUSER: {why}"))),
+                Some((false, why)) => return Ok(Outcome::Rejected(why)),
+                None => {}
+            }
+        }
+        (None, _) => return Err(LinkError::Protocol),
+    }
+    report(Report::Acted(order.clone()));
+    Ok(Outcome::Done(redis::observation(after, run_id, link.peer()).ok()))
+}
+
+fn is_credential(command: &wire::Command) -> bool {
+    let bytes = command.to_bytes();
+    bytes.windows(7).any(|part| part.eq_ignore_ascii_case(b"SETUSER"))
+}

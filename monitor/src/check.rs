@@ -1,0 +1,171 @@
+//! `monitor check FILE`: is the configuration good, and do the servers that it names answer as Albireo needs them?
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use topology::zookeeper::Store;
+use topology::{Endpoint, Layout, State, Topology, ZnodePath};
+use wire::{InfoReply, Link, OpenError, Reply, cmd};
+
+use crate::config::Config;
+use crate::redis::CLIENT_NAME;
+
+/// The oldest Redis that Albireo works with: `REPLICAOF` inside MULTI and ACL users exist since then.
+const OLDEST: (u32, u32) = (6, 2);
+
+/// Checks what the file names. The file itself was read without a mistake.
+pub(crate) async fn run(config: Config) -> ExitCode {
+    println!("configuration: ok");
+    config.warnings.iter().for_each(|warning| println!("configuration: note: {warning}"));
+    let store = Store::open(crate::store_options(&config));
+    let mut report = Report::default();
+    services(&config, &store, &mut report).await;
+    store.close().await;
+    if report.failed { ExitCode::from(1) } else { ExitCode::SUCCESS }
+}
+
+#[derive(Default)]
+struct Report {
+    failed: bool,
+}
+
+impl Report {
+    fn good(&mut self, what: &str) {
+        println!("{what}: ok");
+    }
+
+    fn note(&mut self, what: &str, why: &str) {
+        println!("{what}: note: {why}");
+    }
+
+    fn bad(&mut self, what: &str, why: &str) {
+        println!("{what}: FAILED: {why}");
+        self.failed = true;
+    }
+}
+
+async fn services(config: &Config, store: &Store, report: &mut Report) {
+    let hosts = &config.zookeeper.hosts;
+    let what = format!("ZooKeeper {hosts}");
+    match store.children("/").await {
+        Ok(_) => report.good(&what),
+        Err(error) => return report.bad(&what, &error.to_string()),
+    }
+    let mut paths = config.zookeeper.path.clone();
+    if let Some(parent) = &config.zookeeper.discover {
+        match store.children(parent.as_str()).await {
+            Ok(Some(names)) => paths.extend(names.iter().filter_map(|name| parent.child(name).ok())),
+            Ok(None) => report.note(parent.as_str(), "the parent of discovered services does not exist yet"),
+            Err(error) => report.bad(parent.as_str(), &error.to_string()),
+        }
+    }
+    for path in paths {
+        service(config, store, &path, report).await;
+    }
+}
+
+async fn service(config: &Config, store: &Store, path: &ZnodePath, report: &mut Report) {
+    let layout = Layout::new(config.zookeeper.state_root.clone());
+    let topology = match store.get(path.as_str()).await {
+        Ok(Some(found)) => Topology::from_json(&found.data).map_err(|e| e.to_string()),
+        Ok(None) => Err("the znode does not exist; run zoo-setup".to_owned()),
+        Err(error) => Err(error.to_string()),
+    };
+    let state = match store.get(&layout.state(path)).await {
+        Ok(Some(found)) => match State::from_json(&found.data) {
+            Ok(state) => Some(state),
+            Err(error) => return report.bad(&layout.state(path), &error.to_string()),
+        },
+        Ok(None) => None,
+        Err(error) => return report.bad(&layout.state(path), &error.to_string()),
+    };
+    let topology = match topology {
+        Ok(topology) => topology,
+        Err(why) => return report.bad(path.as_str(), &why),
+    };
+    report.good(&format!("{path} (primary {}, {} others)", topology.primary, topology.replicas.len()));
+    match &state {
+        None => report.note(path.as_str(), "no state record yet; the first monitor writes it"),
+        Some(state) if state.topology() != topology => {
+            report.note(path.as_str(), "the announcement differs from the state record; the active monitor puts it back");
+        }
+        Some(_) => {}
+    }
+    let members: Vec<Endpoint> = match state {
+        Some(state) => state.members,
+        None => topology.members().cloned().collect(),
+    };
+    for addr in members {
+        server(config, &addr, report).await;
+    }
+}
+
+async fn server(config: &Config, addr: &Endpoint, report: &mut Report) {
+    let what = format!("Redis {addr}");
+    let timeout = config.detector.connect_timeout.max(Duration::from_millis(500));
+    let mut link = match Link::open(addr, &config.login(addr), CLIENT_NAME, timeout).await {
+        Ok(link) => link,
+        Err(error @ OpenError::Login(_)) => return report.bad(&what, &format!("{error} ([redis] username, password)")),
+        Err(error) => return report.bad(&what, &error.to_string()),
+    };
+    let questions = [
+        cmd!["INFO", "server"],
+        cmd!["INFO", "persistence"],
+        cmd!["CONFIG", "GET", "replica-serve-stale-data"],
+        cmd!["CONFIG", "GET", "repl-diskless-sync-delay"],
+        cmd!["ACL", "WHOAMI"],
+    ];
+    let answers = match tokio::time::timeout(timeout, link.call(&questions)).await {
+        Ok(Ok(answers)) => answers,
+        Ok(Err(error)) => return report.bad(&what, &error.to_string()),
+        Err(_) => return report.bad(&what, "no answer in time"),
+    };
+    judge(&what, &answers, report);
+}
+
+fn judge(what: &str, answers: &[Reply], report: &mut Report) {
+    let [server, persistence, stale, delay, acl] = answers else {
+        return report.bad(what, "an answer is missing");
+    };
+    let field = |reply: &Reply, name: &str| InfoReply::from_reply(reply)?.field(name).map(str::to_owned);
+    let setting = |reply: &Reply| Some(reply.array()?.get(1)?.text()?.to_owned());
+    let version = field(server, "redis_version").unwrap_or_default();
+    if !is_new_enough(&version) {
+        return report.bad(what, &format!("version `{version}`; {}.{} or newer is needed", OLDEST.0, OLDEST.1));
+    }
+    if field(persistence, "loading").is_some_and(|loading| loading != "0") {
+        report.note(what, "it is loading its data set");
+    }
+    if setting(stale).is_some_and(|value| value != "yes") {
+        report.bad(what, "replica-serve-stale-data is off: a replica without its primary could not be asked for its fence");
+    }
+    if setting(delay).is_some_and(|value| value != "0") {
+        report.note(what, "repl-diskless-sync-delay is not 0: a full synchronisation starts that many seconds late");
+    }
+    if let Some(error) = acl.error() {
+        report.note(what, &format!("ACL is refused ({error}): the replication credential cannot be made"));
+    }
+    report.good(&format!("{what} ({version})"));
+}
+
+fn is_new_enough(version: &str) -> bool {
+    let mut parts = version.split('.').map(str::parse::<u32>);
+    match (parts.next(), parts.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= OLDEST,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        for (version, good) in
+            [("6.2.0", true), ("7.0.15", true), ("10.0.0", true), ("6.0.16", false), ("5.0", false), ("", false)]
+        {
+            assert_eq!(is_new_enough(version), good, "{version}");
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Every key: its default, a value, and values that are refused.
+
+use super::*;
+use binary_star::Role;
+
+const BASE: &str = "[zookeeper]\nhosts = 127.0.0.1:2181\npath = /the_red/storage/posts\n";
+
+fn files(path: &str) -> Result<Vec<u8>, String> {
+    if path == "secret" { Ok(b"0123456789\n".to_vec()) } else { Err("not found".to_owned()) }
+}
+
+fn parse(text: &str) -> Result<Config, Problems> {
+    Config::parse(text.as_bytes(), "m.ini", [], &files)
+}
+
+fn with(lines: &str) -> Result<Config, Problems> {
+    parse(&format!("{BASE}{lines}"))
+}
+
+/// The only mistake, which stands at the last line.
+fn refused(section: &str, line: &str) -> String {
+    let problems = with(&format!("[{section}]\n{line}")).expect_err(line);
+    assert_eq!(problems.iter().count(), 1, "{line}: {problems}");
+    problems.to_string()
+}
+
+#[test]
+fn the_two_key_file_is_enough() {
+    let config = with("").unwrap();
+    assert_eq!(config.zookeeper.hosts, "127.0.0.1:2181");
+    assert_eq!(config.zookeeper.path[0].name(), "posts");
+    assert_eq!(config.zookeeper.state_root.as_str(), "/albireo");
+    let star = &config.binary_star;
+    assert_eq!((star.name.as_str(), star.role, &star.peer, &star.key), ("primary", Role::Primary, &None, &None));
+    assert_eq!((star.bind.as_str(), star.voter.as_str()), ("tcp://127.0.0.1:5003", "tcp://127.0.0.1:5001"));
+    assert_eq!(star.heartbeat, Duration::from_millis(250));
+    let millis = Duration::from_millis;
+    assert_eq!(
+        config.detector,
+        Detector {
+            ping_interval: millis(100),
+            down_after: millis(500),
+            connect_timeout: millis(200),
+            refused_grace: millis(0)
+        }
+    );
+    assert_eq!(
+        config.failover,
+        Failover {
+            min_in_sync: MinInSync::Auto,
+            attach_timeout: millis(300),
+            max_lag_bytes: 1_048_576,
+            priority: BTreeMap::new(),
+            restart_guard: true,
+            switchover_budget: millis(1000),
+            mass_failure_percent: 30,
+            cold_start: ColdStart::Best,
+            cold_wait: millis(5000),
+            min_interval: millis(1000),
+        }
+    );
+    assert_eq!(config.admin.listen.to_string(), "127.0.0.1:8001");
+    assert_eq!(config.admin.announce, config.admin.listen);
+    assert_eq!(config.admin.token, None);
+    assert_eq!(config.limits(), Limits::default());
+    assert_eq!(config.warnings, [""; 0]);
+}
+
+#[test]
+fn every_key_takes_a_value() {
+    let text = "[zookeeper]\nhosts = a:1,b:2/x\npath = /r/posts,/r/users\ndiscover = /all\nstate_root = /st\n\
+        session_timeout_ms = 10000\nauth = bob:pw\ntls = off\n\
+        [binary_star]\nname = left\nrole = backup\nbind = tcp://*:6003\npeer = tcp://10.0.0.1:6003\n\
+        voter = tcp://[::1]:6001\nheartbeat_ms = 100\nkey_file = secret\n\
+        [detector]\nping_interval_ms = 50\ndown_after_ms = 100\nconnect_timeout_ms = 30\nrefused_grace_ms = 10\n\
+        [failover]\nmin_in_sync = 2\nattach_timeout_ms = 400\nmax_lag_bytes = 0\npriority.a:1 = 0\n\
+        priority.[::1]:2 = 7\nrestart_guard = off\nswitchover_budget_ms = 2000\nmass_failure_percent = 50\n\
+        cold_start = operator\ncold_wait_ms = 1\nmin_interval_ms = 0\n\
+        [redis]\nusername = u\npassword = file:secret\ntls = off\n[redis:a:1]\npassword = q\n\
+        [admin]\nlisten = 0.0.0.0:8002\nannounce = m1.example:8002\ntoken = t\n[log]\nlevel = debug\nformat = json\n";
+    let config = parse(text).unwrap();
+    assert_eq!(config.zookeeper.session_timeout, Duration::from_secs(10));
+    let star = &config.binary_star;
+    assert_eq!((star.name.as_str(), star.role), ("left", Role::Backup));
+    assert_eq!((star.bind.as_str(), star.voter.as_str()), ("tcp://*:6003", "tcp://[::1]:6001"));
+    assert_eq!(star.peer.as_deref(), Some("tcp://10.0.0.1:6003"));
+    assert_eq!(star.key, Some(Secret::new("0123456789")));
+    assert_eq!(config.detector.down_after, Duration::from_millis(100));
+    assert_eq!(config.failover.priority.len(), 2);
+    let limits = config.limits();
+    assert_eq!((limits.min_in_sync, limits.max_lag_bytes, limits.restart_guard), (MinInSync::Fixed(2), 0, false));
+    assert_eq!((limits.priority, limits.min_interval), (config.failover.priority.clone(), Duration::ZERO));
+    assert_eq!(config.failover.cold_start, ColdStart::Operator);
+    assert_eq!(config.admin.announce.to_string(), "m1.example:8002");
+    let login = |server: &str| config.login(&server.parse().unwrap());
+    assert_eq!(login("a:1").password.as_deref(), Some("q"));
+    assert_eq!(login("b:1").username.as_deref(), Some("u"));
+    assert_eq!(login("b:1").password.as_deref(), Some("0123456789"));
+    assert_eq!(config.warnings, [""; 0]);
+    let shown = format!("{config:?}");
+    assert!(!shown.contains("0123456789") && !shown.contains("\"t\"") && !shown.contains("pw"), "{shown}");
+}
+
+#[test]
+fn a_wrong_value_for_every_key() {
+    for (section, line, why) in [
+        ("binary_star", "name = a b", "a name is at most 64 letters, digits, `-`, `_` and `.`"),
+        ("binary_star", "name = a/b", "a name is at most 64 letters, digits, `-`, `_` and `.`"),
+        ("binary_star", "role = leader", "expected primary or backup or observer"),
+        ("binary_star", "role = observer", "role = observer is not yet available; it comes with a later version"),
+        ("binary_star", "bind = 127.0.0.1:5003", "expected tcp://HOST:PORT"),
+        ("binary_star", "bind = tcp://*:0", "expected tcp://HOST:PORT; `*:0` is not host:port: the port is not a \
+            number from 1 to 65535"),
+        ("binary_star", "voter = ipc:///x", "expected tcp://HOST:PORT"),
+        ("binary_star", "voter = tcp://127.0.0.1:5003", "bind and voter are both tcp://127.0.0.1:5003"),
+        ("binary_star", "heartbeat_ms = 9", "not between 10 and 60000 ms"),
+        ("binary_star", "key_file = gone", "the file gone cannot be read: not found"),
+        ("detector", "ping_interval_ms = 0", "not between 10 and 60000 ms"),
+        ("detector", "ping_interval_ms = 300", "down_after_ms = 500 is less than twice ping_interval_ms = 300"),
+        ("detector", "down_after_ms = 199", "down_after_ms = 199 is less than twice ping_interval_ms = 100"),
+        ("detector", "connect_timeout_ms = fast", "not a whole number from 10 to 60000 ms"),
+        ("detector", "refused_grace_ms = -1", "not between 0 and 60000 ms"),
+        ("failover", "min_in_sync = some", "expected auto or a whole number from 0 to 64"),
+        ("failover", "min_in_sync = 65", "not between 0 and 64 replicas"),
+        ("failover", "attach_timeout_ms = 1", "not between 10 and 600000 ms"),
+        ("failover", "max_lag_bytes = 1MB", "not a whole number from 0 to 1099511627776 bytes"),
+        ("failover", "priority.a:1 = -1", "not between 0 and 1000000"),
+        ("failover", "priority.a = 1", "unknown key; expected priority.HOST:PORT"),
+        ("failover", "restart_guard = yes", "expected on or off"),
+        ("failover", "switchover_budget_ms = 0", "not between 10 and 600000 ms"),
+        ("failover", "mass_failure_percent = 0", "not between 1 and 100 percent"),
+        ("failover", "cold_start = never", "expected operator or best"),
+        ("failover", "cold_wait_ms = 1.5", "not a whole number from 0 to 3600000 ms"),
+        ("failover", "min_interval_ms = x", "not a whole number from 0 to 3600000 ms"),
+        ("admin", "listen = 8001", "`8001` is not host:port: the port is missing"),
+        ("admin", "announce = :1", "`:1` is not host:port: neither an IP address nor a host name"),
+        ("log", "level = 3", "expected error or warn or info or debug or trace"),
+        ("log", "format = xml", "expected text or json"),
+        ("redis", "username = u", "a username needs a password"),
+        ("redis", "tls = on", "TLS is not yet available; it comes with a later version"),
+        ("sentinel", "listen = 127.0.0.1:26379", "the Sentinel endpoint is not yet available; it comes with a later \
+            version"),
+        ("sentinel", "username = u", "the Sentinel endpoint is not yet available; it comes with a later version"),
+        ("dns", "zone = x", "DNS is not yet available; it comes with a later version"),
+        ("hooks", "webhook = http://x", "hooks is not yet available; it comes with a later version"),
+        ("hooks", "timeout_ms = 60000", "hooks is not yet available; it comes with a later version"),
+        ("detector", "timeout = 5", "unknown key"),
+        ("detecter", "x = 5", "unknown section; did you mean [detector]?"),
+    ] {
+        assert_eq!(refused(section, line), format!("m.ini:5: [{section}] {line}: {why}"));
+    }
+    let hidden = refused("admin", "token = file:gone");
+    assert_eq!(hidden, "m.ini:5: [admin] token = ***: the file gone cannot be read: not found");
+}
+
+#[test]
+fn what_must_hold_between_keys() {
+    let problems = with("[binary_star]\npeer = tcp://127.0.0.1:5004\n").unwrap_err().to_string();
+    assert!(problems.starts_with("m.ini:4: [binary_star] role = : missing; with `peer`"), "{problems}");
+    let own = with("[binary_star]\nrole = backup\npeer = tcp://127.0.0.1:5003\n").unwrap_err().to_string();
+    assert!(own.starts_with("m.ini:6: [binary_star] peer = tcp://127.0.0.1:5003: peer and bind are both"), "{own}");
+    let twice = with("[failover]\npriority.A:1 = 1\npriority.a:1 = 2\n").unwrap_err().to_string();
+    assert!(twice.ends_with("the same server has another priority"), "{twice}");
+    let none = parse("[zookeeper]\nhosts = a\n").unwrap_err().to_string();
+    assert!(none.starts_with("m.ini:1: [zookeeper] path = : missing; for example"), "{none}");
+    assert!(parse("[zookeeper]\nhosts = a\ndiscover = /all\n").is_ok());
+    let same = parse("[zookeeper]\nhosts = a\npath = /a/x,/b/x\n").unwrap_err().to_string();
+    assert!(same.contains("/a/x and /b/x would both be called `x`"), "{same}");
+}
+
+#[test]
+fn every_mistake_is_reported_in_the_order_of_the_lines() {
+    let problems = parse("[zookeeper]\nhosts = a:0\n[detector]\nping_interval_ms = x\n[nope]\na = 1\n").unwrap_err();
+    let lines: Vec<Option<usize>> = problems.iter().map(|problem| problem.line).collect();
+    assert_eq!(lines, [Some(1), Some(2), Some(4), Some(6)]);
+    assert_eq!(problems.first().line, Some(1));
+}
+
+#[test]
+fn an_empty_file_names_what_is_missing() {
+    let problems = parse("").unwrap_err();
+    assert_eq!(problems.iter().count(), 2, "{problems}");
+    assert!(problems.to_string().starts_with("m.ini:1: [zookeeper] hosts = : missing; for example 127.0.0.1:2181"));
+}
+
+#[test]
+fn the_environment_overrides_and_is_named_in_mistakes() {
+    let env = |name: &str, value: &str| [(name.to_owned(), value.to_owned())];
+    let read = |name, value| Config::parse(BASE.as_bytes(), "m.ini", env(name, value), &files);
+    let config = read("ALBIREO_BINARY_STAR_HEARTBEAT_MS", "20").unwrap();
+    assert_eq!(config.binary_star.heartbeat, Duration::from_millis(20));
+    let problems = read("ALBIREO_LOG_LEVEL", "loud").unwrap_err().to_string();
+    assert!(problems.starts_with("ALBIREO_LOG_LEVEL:1: [log] level = loud: expected error or"), "{problems}");
+    let ignored = read("ALBIREO_BINARYSTAR_ROLE", "backup").unwrap();
+    assert_eq!(ignored.warnings.len(), 1);
+    assert!(ignored.warnings[0].contains("ALBIREO_BINARYSTAR_ROLE"));
+}
+
+#[test]
+fn what_is_worth_a_warning() {
+    let pair = "[binary_star]\nrole = primary\npeer = tcp://10.0.0.2:5003\n";
+    assert_eq!(with(pair).unwrap().warnings, [""; 0]);
+    let open = with(&format!("{pair}bind = tcp://*:5003\n")).unwrap();
+    assert!(open.warnings[0].contains("set key_file"), "{:?}", open.warnings);
+    let keyed = with(&format!("{pair}bind = tcp://10.0.0.1:5003\nkey_file = secret\n")).unwrap();
+    assert_eq!(keyed.warnings, [""; 0]);
+    let nowhere = with("[admin]\nlisten = [::]:8001\n").unwrap();
+    assert!(nowhere.warnings[0].contains("set [admin] announce"), "{:?}", nowhere.warnings);
+}
+
+#[test]
+fn a_file_that_is_not_there() {
+    let problems = Config::load(Path::new("/nowhere/m.ini")).unwrap_err();
+    assert_eq!(problems.to_string(), "/nowhere/m.ini: cannot be read: No such file or directory (os error 2)");
+}

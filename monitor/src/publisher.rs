@@ -1,0 +1,170 @@
+//! What the monitor writes to ZooKeeper: the lead, publications under it, its own znode, its opinions, the history.
+//!
+//! Every publication is one transaction: `check(leader)`, the record at the version read, and the announcement.
+
+use failover::group::Publication;
+use failover::{Order, PublishOutcome};
+use serde_json::{Value, json};
+use topology::zookeeper::{ANY_VERSION, Mode, Op, PublishError, ReadError, Store};
+use topology::{Layout, LeaderRecord, MonitorRecord, Phase, ZnodePath};
+use tracing::{debug, warn};
+
+use crate::fault::Step;
+
+/// Decisions that are kept.
+const HISTORY_MAX: usize = 100;
+/// A record of the history is no longer than this.
+const RECORD_MAX: usize = 2048;
+
+/// Writes under one session: nothing that was decided in it is applied under a later one.
+#[derive(Clone)]
+pub(crate) struct Publisher {
+    store: Store,
+    layout: Layout,
+}
+
+/// Why a monitor's znode could not be made.
+#[derive(Debug)]
+pub(crate) enum NameError {
+    /// Another process holds the name.
+    Taken(MonitorRecord),
+    /// ZooKeeper did not do it.
+    Store(PublishError),
+}
+
+impl Publisher {
+    pub(crate) fn new(store: Store, layout: Layout) -> Self {
+        Self { store, layout }
+    }
+
+    /// Carries out a publication.
+    pub(crate) async fn publish(&self, path: &ZnodePath, publication: &Publication) -> PublishOutcome {
+        match (publication.next.phase, publication.announce.is_some()) {
+            (Phase::Promoting, _) => Step::Publish.reached(),
+            (Phase::Serving, true) => Step::Announce.reached(),
+            (Phase::Serving, false) => {}
+        }
+        match self.transaction(path, publication).await {
+            Ok(versions) => {
+                let version = |at: usize| versions.get(at).copied();
+                PublishOutcome::Done { state: version(1).unwrap_or(0), path: version(2) }
+            }
+            Err(error) => {
+                warn!(service = path.name(), epoch = publication.next.epoch, %error, "publication failed; looking again");
+                PublishOutcome::Failed
+            }
+        }
+    }
+
+    async fn transaction(&self, path: &ZnodePath, publication: &Publication) -> Result<Vec<i32>, PublishError> {
+        let (state, record) = (self.layout.state(path), publication.next.to_json());
+        let mut ops = vec![Op::check(self.layout.leader(), publication.reign)];
+        ops.push(match publication.expected {
+            Some(version) => Op::set(state, record, version),
+            None => {
+                self.store.ensure(self.layout.service(path).as_str()).await?;
+                Op::create(state, record)
+            }
+        });
+        if let Some((topology, expected)) = &publication.announce {
+            ops.push(match expected {
+                Some(version) => Op::set(path.as_str(), topology.to_json(), *version),
+                None => {
+                    self.store.create_parents(path.as_str()).await?;
+                    Op::create(path.as_str(), topology.to_json())
+                }
+            });
+        }
+        self.store.multi(ops).await
+    }
+
+    /// R1: whether the lead and the record under which an order was given still stand.
+    pub(crate) async fn stands(&self, path: &ZnodePath, order: &Order) -> bool {
+        let checks = vec![
+            Op::check(self.layout.leader(), order.reign),
+            Op::check(self.layout.state(path), order.version),
+        ];
+        self.store.multi(checks).await.is_ok()
+    }
+
+    /// Takes the lead at this version, or creates the record. Gives the version of the reign.
+    pub(crate) async fn take_lead(&self, me: &LeaderRecord, version: Option<i32>) -> Result<i32, PublishError> {
+        let (leader, data) = (self.layout.leader(), serde_json::to_vec(me).unwrap_or_default());
+        match version {
+            Some(version) => self.store.set(&leader, &data, version).await,
+            None => self.store.create(&leader, &data, Mode::Persistent).await.map(|()| 0),
+        }
+    }
+
+    /// Gives the lead away: an empty name.
+    pub(crate) async fn give_up_lead(&self, reign: i32) -> Result<i32, PublishError> {
+        let nobody = LeaderRecord { name: String::new(), instance: String::new() };
+        self.take_lead(&nobody, Some(reign)).await
+    }
+
+    /// Makes the ephemeral znode of this monitor.
+    pub(crate) async fn register(&self, name: &str, me: &MonitorRecord) -> Result<(), NameError> {
+        let refused = |why: String| NameError::Store(PublishError::Refused { path: name.to_owned(), why });
+        let path = self.layout.monitor(name).map_err(|e| refused(e.to_string()))?;
+        self.store.ensure(&self.layout.monitors()).await.map_err(NameError::Store)?;
+        let data = serde_json::to_vec(me).unwrap_or_default();
+        match self.store.create(&path, &data, Mode::Ephemeral).await {
+            Ok(()) => Ok(()),
+            Err(PublishError::Exists { path }) => match self.store.get(&path).await {
+                Ok(Some(found)) => match serde_json::from_slice::<MonitorRecord>(&found.data) {
+                    Ok(other) => Err(NameError::Taken(other)),
+                    Err(error) => Err(refused(format!("it holds no monitor's record: {error}"))),
+                },
+                Ok(None) => Err(NameError::Store(PublishError::Unreachable("the name is being freed".into()))),
+                Err(error) => Err(NameError::Store(PublishError::Unreachable(error.to_string()))),
+            },
+            Err(error) => Err(NameError::Store(error)),
+        }
+    }
+
+    /// Advances the beat of this monitor (R12).
+    pub(crate) async fn beat(&self, name: &str, me: &MonitorRecord) {
+        let Ok(path) = self.layout.monitor(name) else { return };
+        let data = serde_json::to_vec(me).unwrap_or_default();
+        if let Err(error) = self.store.set(&path, &data, ANY_VERSION).await {
+            debug!(%error, "the beat was not written");
+        }
+    }
+
+    /// Writes which backends of a service this monitor cannot reach (R10).
+    pub(crate) async fn opinion(&self, name: &str, service: &str, unreachable: &Value) -> Result<(), PublishError> {
+        let refused = |e: topology::ZnodePathError| PublishError::Refused { path: service.into(), why: e.to_string() };
+        let path = self.layout.view(name, service).map_err(refused)?;
+        let data = unreachable.to_string().into_bytes();
+        match self.store.set(&path, &data, ANY_VERSION).await {
+            Err(PublishError::Absent { .. }) => {
+                self.store.create_parents(&path).await?;
+                self.store.create(&path, &data, Mode::Ephemeral).await
+            }
+            other => other.map(|_| ()),
+        }
+    }
+
+    /// Puts a decision at the head of the service's history.
+    pub(crate) async fn remember(&self, path: &ZnodePath, record: Value) {
+        if let Err(error) = self.append(path, record).await {
+            warn!(service = path.name(), %error, "the history was not written");
+        }
+    }
+
+    async fn append(&self, path: &ZnodePath, record: Value) -> Result<(), String> {
+        if record.to_string().len() > RECORD_MAX {
+            return Err(format!("a record of more than {RECORD_MAX} bytes"));
+        }
+        let history = self.layout.history(path);
+        let found = self.store.get(&history).await.map_err(|e: ReadError| e.to_string())?;
+        let old = found.as_ref().and_then(|f| serde_json::from_slice::<Vec<Value>>(&f.data).ok()).unwrap_or_default();
+        let all: Vec<Value> = std::iter::once(record).chain(old).take(HISTORY_MAX).collect();
+        let data = json!(all).to_string().into_bytes();
+        let written = match found {
+            Some(found) => self.store.set(&history, &data, found.version).await.map(|_| ()),
+            None => self.store.create(&history, &data, Mode::Persistent).await,
+        };
+        written.map_err(|e| e.to_string())
+    }
+}

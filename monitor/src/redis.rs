@@ -1,0 +1,248 @@
+//! How the core's words are written in Redis: a question and its answer, the commands of an order.
+//!
+//! What the monitor changes on a server is all here: `REPLICAOF`, the key `albireo:fence`, the ACL user
+//! `albireo-repl-N` (in memory only), `masteruser` and `masterauth`, `replica-read-only`, `repl-backlog-ttl`, and
+//! the connections of clients of a demoted primary.
+
+use std::net::SocketAddr;
+
+use failover::{Command as Deed, Fence, Observation, Role, Trouble};
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+use topology::Endpoint;
+use wire::{Command, InfoReply, Reply, cmd};
+
+/// How our connections are called on the server.
+pub(crate) const CLIENT_NAME: &str = "albireo-monitor";
+/// The key that holds the epoch last stamped.
+const FENCE: &str = "albireo:fence";
+/// The ACL user of the replicas, followed by the epoch of the promotion.
+const CREDENTIAL: &str = "albireo-repl-";
+
+/// What the replication password of a group is made from, so that both monitors make the same one and none has to
+/// be stored: it is as secret as the password with which the monitors log in.
+#[derive(Clone)]
+pub(crate) struct Secret {
+    pub(crate) password: String,
+    pub(crate) path: String,
+}
+
+impl Secret {
+    fn password(&self, promoted: u64, run_id: &str) -> String {
+        // An HMAC takes a key of any length.
+        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(self.password.as_bytes()) else { return String::new() };
+        mac.update(format!("{}\n{promoted}\n{run_id}", self.path).as_bytes());
+        mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// Why a server's answer is no observation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NoAnswer(pub(crate) Trouble, pub(crate) String);
+
+/// The questions of a probe.
+pub(crate) fn questions() -> [Command; 3] {
+    [cmd!["INFO", "replication"], cmd!["GET", FENCE], cmd!["CONFIG", "GET", "masteruser"]]
+}
+
+/// The further questions before a server is attached: does it hold anything but our own keys?
+pub(crate) fn data_questions() -> [Command; 2] {
+    [cmd!["INFO", "keyspace"], cmd!["SCAN", "0", "COUNT", "1000"]]
+}
+
+/// The WATCH of an order.
+pub(crate) fn watch() -> Command {
+    cmd!["WATCH", FENCE]
+}
+
+/// Reads the answers to [`questions`].
+pub(crate) fn observation(answers: &[Reply], run_id: &str, peer: SocketAddr) -> Result<Observation, NoAnswer> {
+    let [info, fence, credential] = answers else { return Err(strange("an answer is missing")) };
+    for reply in [info, fence] {
+        if let Some(trouble) = reply.error().and_then(trouble) {
+            return Err(trouble);
+        }
+    }
+    let Some(info) = InfoReply::from_reply(info) else { return Err(strange("INFO was not answered")) };
+    let missing = || strange("INFO replication lacks a field");
+    let role = match info.field("role").ok_or_else(missing)? {
+        "master" => Role::Primary { replicas: replicas(&info) },
+        "slave" => Role::Replica {
+            source: source(&info),
+            link_up: info.field("master_link_status") == Some("up"),
+            syncing: info.flag("master_sync_in_progress"),
+        },
+        _ => return Err(missing()),
+    };
+    let offset = match role {
+        Role::Primary { .. } => info.number("master_repl_offset"),
+        Role::Replica { .. } => info.number("slave_repl_offset"),
+    };
+    Ok(Observation {
+        run_id: run_id.to_owned(),
+        read_only: matches!(role, Role::Replica { .. }) && info.flag("slave_read_only"),
+        role,
+        replid: info.field("master_replid").ok_or_else(missing)?.to_owned(),
+        offset: offset.unwrap_or(0),
+        fence: read_fence(fence),
+        shows_as: shown_as(peer),
+        credential: credential_epoch(credential),
+    })
+}
+
+/// What kind of trouble an error reply tells of; none if it is about this one question only.
+pub(crate) fn trouble(error: &str) -> Option<NoAnswer> {
+    let kind = match error.split_whitespace().next().unwrap_or_default() {
+        "LOADING" => Trouble::Loading,
+        "BUSY" => Trouble::Busy,
+        "NOAUTH" | "WRONGPASS" | "NOPERM" => Trouble::Login,
+        _ => return None,
+    };
+    Some(NoAnswer(kind, error.to_owned()))
+}
+
+fn strange(why: &str) -> NoAnswer {
+    NoAnswer(Trouble::Strange, why.to_owned())
+}
+
+/// `slave0:ip=127.0.0.1,port=6380,state=online,offset=14,lag=0`
+fn replicas(info: &InfoReply) -> Vec<(String, u64)> {
+    let one = |entry: &str| {
+        let part = |name: &str| entry.split(',').find_map(|p| p.strip_prefix(name)?.strip_prefix('='));
+        (part("state") == Some("online"))
+            .then_some(())
+            .and_then(|()| Some((format!("{}:{}", part("ip")?, part("port")?), part("offset")?.parse().ok()?)))
+    };
+    let count = info.number("connected_slaves").unwrap_or(0);
+    (0..count).filter_map(|n| one(info.field(&format!("slave{n}"))?)).collect()
+}
+
+fn source(info: &InfoReply) -> Option<Endpoint> {
+    let (host, port) = (info.field("master_host")?, info.field("master_port")?);
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    format!("{host}:{port}").parse().ok()
+}
+
+fn shown_as(peer: SocketAddr) -> String {
+    format!("{}:{}", peer.ip(), peer.port())
+}
+
+fn read_fence(reply: &Reply) -> Fence {
+    match reply {
+        Reply::Nil => Fence::Absent,
+        reply => reply.text().and_then(|text| text.parse().ok()).map_or(Fence::Unreadable, Fence::At),
+    }
+}
+
+fn credential_epoch(reply: &Reply) -> Option<u64> {
+    reply.array()?.get(1)?.text()?.strip_prefix(CREDENTIAL)?.parse().ok()
+}
+
+/// Whether the answers to [`data_questions`] show anything but our own keys; in doubt, yes.
+pub(crate) fn holds_data(answers: &[Reply]) -> bool {
+    let [keyspace, scan] = answers else { return true };
+    let Some(info) = InfoReply::from_reply(keyspace) else { return true };
+    if info.section("Keyspace").any(|(name, _)| name != "db0") {
+        return true;
+    }
+    match scan.array() {
+        Some([cursor, keys]) if cursor.text() == Some("0") => {
+            !keys.array().unwrap_or_default().iter().all(|key| key.bytes().is_some_and(|k| k.starts_with(b"albireo:")))
+        }
+        _ => true,
+    }
+}
+
+/// The commands that carry out one deed.
+pub(crate) fn render(deed: &Deed, secret: &Secret) -> Vec<Command> {
+    match deed {
+        Deed::ReadOnly(on) => vec![cmd!["CONFIG", "SET", "replica-read-only", if *on { "yes" } else { "no" }]],
+        Deed::CreateCredential { promoted, run_id } => {
+            let user = format!("{CREDENTIAL}{promoted}");
+            let password = format!(">{}", secret.password(*promoted, run_id));
+            vec![cmd!["ACL", "SETUSER", user, "reset", "on", password, "+psync", "+replconf", "+ping"]]
+        }
+        Deed::UseCredential { promoted, run_id } => vec![
+            cmd!["CONFIG", "SET", "masteruser", format!("{CREDENTIAL}{promoted}")],
+            cmd!["CONFIG", "SET", "masterauth", secret.password(*promoted, run_id)],
+        ],
+        Deed::KeepBacklog => vec![cmd!["CONFIG", "SET", "repl-backlog-ttl", "0"]],
+        Deed::BecomePrimary => vec![cmd!["REPLICAOF", "NO", "ONE"]],
+        Deed::Follow(to) => vec![cmd!["REPLICAOF", to.host(), to.port().to_string()]],
+        Deed::Stamp(epoch) => vec![cmd!["SET", FENCE, epoch.to_string()]],
+        Deed::CutClients => {
+            vec![cmd!["CLIENT", "KILL", "TYPE", "normal"], cmd!["CLIENT", "KILL", "TYPE", "pubsub"]]
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk(text: &str) -> Reply {
+        Reply::Bulk(text.to_owned().into())
+    }
+
+    fn peer() -> SocketAddr {
+        "127.0.0.1:6380".parse().unwrap()
+    }
+
+    #[test]
+    fn a_primary_and_a_replica() {
+        let info = "# Replication\r\nrole:master\r\nconnected_slaves:2\r\nslave0:ip=127.0.0.1,port=6380,state=online,\
+                    offset=14,lag=0\r\nslave1:ip=::1,port=6381,state=wait_bgsave,offset=0,lag=0\r\n\
+                    master_replid:abc\r\nmaster_repl_offset:20\r\n";
+        let credential = Reply::Array(vec![bulk("masteruser"), bulk("albireo-repl-7")]);
+        let seen = observation(&[bulk(info), bulk("5"), credential], "r", peer()).unwrap();
+        assert_eq!(seen.role, Role::Primary { replicas: vec![("127.0.0.1:6380".into(), 14)] });
+        assert_eq!((seen.offset, seen.fence, seen.credential), (20, Fence::At(5), Some(7)));
+
+        let info = "role:slave\r\nmaster_host:127.0.0.1\r\nmaster_port:0\r\nmaster_link_status:down\r\n\
+                    master_sync_in_progress:1\r\nslave_repl_offset:7\r\nslave_read_only:1\r\nmaster_replid:abc\r\n";
+        let seen = observation(&[bulk(info), Reply::Nil, Reply::Array(vec![])], "r", peer()).unwrap();
+        assert_eq!(seen.role, Role::Replica { source: None, link_up: false, syncing: true });
+        assert_eq!((seen.offset, seen.fence, seen.read_only, seen.shows_as.as_str()), (7, Fence::Absent, true, "127.0.0.1:6380"));
+    }
+
+    #[test]
+    fn errors_are_sorted() {
+        let info = bulk("role:master\r\nmaster_replid:abc\r\nmaster_repl_offset:20\r\n");
+        let nothing = Reply::Array(vec![]);
+        let answer = |fence: Reply| observation(&[info.clone(), fence, nothing.clone()], "r", peer());
+        for (text, trouble) in [
+            ("LOADING Redis is loading", Trouble::Loading),
+            ("BUSY Redis is busy running a script", Trouble::Busy),
+            ("NOPERM this user has no permissions", Trouble::Login),
+        ] {
+            assert_eq!(answer(Reply::Error(text.into())), Err(NoAnswer(trouble, text.into())));
+        }
+        for unreadable in [Reply::Error("WRONGTYPE".into()), Reply::Error("MASTERDOWN".into()), bulk("x"), bulk("-1")] {
+            assert_eq!(answer(unreadable).unwrap().fence, Fence::Unreadable);
+        }
+        assert!(observation(&[bulk("hello"), Reply::Nil, nothing.clone()], "r", peer()).is_err());
+    }
+
+    #[test]
+    fn only_our_own_keys_are_no_data() {
+        let scan = |cursor: &str, keys: &[&str]| {
+            Reply::Array(vec![bulk(cursor), Reply::Array(keys.iter().map(|key| bulk(key)).collect())])
+        };
+        let db0 = || bulk("# Keyspace\r\ndb0:keys=2,expires=0,avg_ttl=0\r\n");
+        assert!(!holds_data(&[bulk("# Keyspace\r\n"), scan("0", &[])]));
+        assert!(!holds_data(&[db0(), scan("0", &["albireo:fence", "albireo:tick"])]));
+        assert!(holds_data(&[db0(), scan("0", &["albireo:fence", "a"])]));
+        assert!(holds_data(&[db0(), scan("17", &["albireo:fence"])]));
+        assert!(holds_data(&[bulk("# Keyspace\r\ndb1:keys=1\r\n"), scan("0", &[])]));
+    }
+
+    #[test]
+    fn the_password_depends_on_all_that_makes_it() {
+        let secret = |password: &str| Secret { password: password.into(), path: "/a".into() };
+        let one = secret("x").password(5, "r");
+        assert_eq!(one.len(), 64);
+        for other in [secret("y").password(5, "r"), secret("x").password(6, "r"), secret("x").password(5, "s")] {
+            assert_ne!(one, other);
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! One service as the driver holds it: the core's group, its servers' probes, and the tasks that follow its znodes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use failover::view::Announced;
+use failover::{Action, Event, Group, Limits, Reason, Stored};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use topology::zookeeper::{Followed, Seen, Versioned};
+use topology::{Endpoint, State, Topology, ZnodePath};
+
+use crate::backend::{Backend, Report, Target};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::driver::Input;
+use crate::publisher::Publisher;
+use crate::redis::Secret;
+
+/// One service.
+pub(crate) struct Service {
+    pub(crate) path: ZnodePath,
+    pub(crate) group: Group,
+    pub(crate) backends: BTreeMap<Endpoint, Backend>,
+    /// The server's words when it last refused us; for status.
+    pub(crate) words: BTreeMap<Endpoint, String>,
+    /// The primary that was last told to the log, and whether it was serving.
+    pub(crate) told: Option<(Endpoint, u64)>,
+    /// The opinion that was last written.
+    pub(crate) opinion: Option<Vec<Endpoint>>,
+    /// Whether it was discovered rather than configured.
+    pub(crate) discovered: bool,
+    followers: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.followers.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// What a service needs from the driver.
+pub(crate) struct Surroundings {
+    pub(crate) config: Arc<Config>,
+    pub(crate) clock: Clock,
+    pub(crate) inputs: mpsc::UnboundedSender<Input>,
+    pub(crate) publisher: Publisher,
+}
+
+impl Service {
+    pub(crate) fn new(path: ZnodePath, limits: Limits, me: &str, discovered: bool) -> Self {
+        Self {
+            path,
+            group: Group::new(me.to_owned(), limits),
+            backends: BTreeMap::new(),
+            words: BTreeMap::new(),
+            told: None,
+            opinion: None,
+            discovered,
+            followers: Vec::new(),
+        }
+    }
+
+    /// Follows the two znodes of this service and reports what they hold.
+    pub(crate) fn follow(
+        &mut self,
+        state: watch::Receiver<Followed<Versioned>>,
+        path: watch::Receiver<Followed<Versioned>>,
+        inputs: &mpsc::UnboundedSender<Input>,
+    ) {
+        let name = self.path.name().to_owned();
+        let to = |name: String| move |event| Input::Group(name.clone(), event);
+        self.followers.push(forward(state, inputs.clone(), to(name.clone()), state_event));
+        self.followers.push(forward(path, inputs.clone(), to(name), path_event));
+    }
+
+    /// Hands an event to the core and gives back what is to be done.
+    pub(crate) fn handle(&mut self, event: Event, clock: Clock) -> Vec<Action> {
+        self.group.handle(event, clock.now());
+        std::iter::from_fn(|| self.group.poll_action()).collect()
+    }
+
+    /// Starts probes for new members and ends those of former ones.
+    pub(crate) fn tend_probes(&mut self, around: &Surroundings) {
+        let members: Vec<Endpoint> = self.group.members().cloned().collect();
+        self.backends.retain(|addr, _| members.contains(addr));
+        for addr in members {
+            if !self.backends.contains_key(&addr) {
+                let backend = start(&self.path, &addr, around);
+                self.backends.insert(addr, backend);
+            }
+        }
+    }
+
+    /// The record, if there is one.
+    pub(crate) fn state(&self) -> Option<&State> {
+        self.group.view().state()
+    }
+
+    /// Why the group does what it does.
+    pub(crate) fn because(&self) -> &Reason {
+        self.group.because()
+    }
+}
+
+fn start(path: &ZnodePath, addr: &Endpoint, around: &Surroundings) -> Backend {
+    let config = &around.config;
+    let login = config.login(addr);
+    let secret =
+        Secret { password: login.password.clone().unwrap_or_default(), path: path.as_str().to_owned() };
+    let target = Target {
+        addr: addr.clone(),
+        login,
+        secret,
+        ping_interval: config.detector.ping_interval,
+        down_after: config.detector.down_after,
+        connect_timeout: config.detector.connect_timeout,
+    };
+    let (inputs, name) = (around.inputs.clone(), path.name().to_owned());
+    let report = move |report: Report| {
+        // The driver ends after its services.
+        let _ = inputs.send(match report {
+            Report::Event(event) => Input::Group(name.clone(), event),
+            Report::Probed(took) => Input::Probed(took),
+            Report::Words(addr, words) => Input::Words(name.clone(), addr, words),
+            Report::Acted(order) => Input::Acted(name.clone(), order),
+        });
+    };
+    let (publisher, path) = (around.publisher.clone(), path.clone());
+    let store = move |order: &failover::Order| {
+        let (publisher, path, order) = (publisher.clone(), path.clone(), order.clone());
+        async move { publisher.stands(&path, &order).await }
+    };
+    Backend::start(target, around.clock, report, store)
+}
+
+/// Forwards every new value of a followed znode.
+pub(crate) fn forward<T, E>(
+    mut from: watch::Receiver<Followed<T>>,
+    to: mpsc::UnboundedSender<Input>,
+    wrap: impl Fn(E) -> Input + Send + 'static,
+    read: impl Fn(&Seen<T>) -> Option<E> + Send + 'static,
+) -> JoinHandle<()>
+where
+    T: Clone + Send + Sync + 'static,
+    E: Send + 'static,
+{
+    tokio::spawn(async move {
+        loop {
+            let event = read(&from.borrow_and_update().seen);
+            if let Some(event) = event
+                && to.send(wrap(event)).is_err()
+            {
+                return;
+            }
+            if from.changed().await.is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// What `state` holds, as an event.
+pub(crate) fn state_event(seen: &Seen<Versioned>) -> Option<Event> {
+    match seen {
+        Seen::NotYet => None,
+        Seen::Absent => Some(Event::State(Stored::Absent, -1)),
+        Seen::There(found) => {
+            let stored = match State::from_json(&found.data) {
+                Ok(state) => Stored::Is(state),
+                Err(error) => Stored::Damaged(error.to_string()),
+            };
+            Some(Event::State(stored, found.version))
+        }
+    }
+}
+
+/// What `<path>` holds, as an event.
+pub(crate) fn path_event(seen: &Seen<Versioned>) -> Option<Event> {
+    match seen {
+        Seen::NotYet => None,
+        Seen::Absent => Some(Event::Announced(Announced::Missing, -1)),
+        Seen::There(found) => {
+            let announced = match Topology::from_json(&found.data) {
+                Ok(topology) => Announced::Is(topology),
+                Err(error) => Announced::Broken(error.to_string()),
+            };
+            Some(Event::Announced(announced, found.version))
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! What this monitor shows of itself: `/services`, the voter's answer, the reasons of `/readyz`.
+
+use failover::view::{Announced, View};
+use failover::{Health, Role, Time};
+use serde_json::{Value, json};
+use topology::{Endpoint, Phase};
+
+use crate::service::Service;
+
+/// One service, as in the API's `/api/v1/topology`, with the phase and a line per member.
+pub(crate) fn service(service: &Service, now: Time) -> Value {
+    let view = service.group.view();
+    let members: Vec<Value> = view.backends.keys().map(|addr| member(service, view, addr, now)).collect();
+    let because = service.because().to_string();
+    match (view.state(), &view.announced) {
+        (Some(state), _) => {
+            let topology = state.topology();
+            json!({
+                "service": service.path.name(), "path": service.path.as_str(),
+                "primary": topology.primary, "secondary": topology.replicas,
+                "epoch": state.epoch,
+                "in_sync": state.in_sync.iter().map(|entry| &entry.addr).collect::<Vec<_>>(),
+                "min_in_sync": state.min_in_sync,
+                "source": "state", "leader": state.leader, "reason": state.reason,
+                "phase": match state.phase { Phase::Promoting => "promoting", Phase::Serving => "serving" },
+                "restart_guard": view.limits.restart_guard,
+                "because": because, "members": members,
+            })
+        }
+        (None, (Announced::Is(topology), _)) => json!({
+            "service": service.path.name(), "path": service.path.as_str(),
+            "primary": topology.primary, "secondary": topology.replicas,
+            "epoch": 0, "in_sync": [], "source": "path", "phase": "unborn",
+            "because": because, "members": members,
+        }),
+        (None, (Announced::Unread | Announced::Missing | Announced::Broken(_), _)) => json!({
+            "service": service.path.name(), "path": service.path.as_str(),
+            "primary": null, "secondary": [], "epoch": 0, "in_sync": [], "source": "none", "phase": "unborn",
+            "because": because, "members": members,
+        }),
+    }
+}
+
+fn member(service: &Service, view: &View, addr: &Endpoint, now: Time) -> Value {
+    let health = view.health(addr, now);
+    let seen = view.backends.get(addr).and_then(|backend| backend.seen.as_ref());
+    let role = seen.map_or("unknown", |seen| match seen.observation.role {
+        Role::Primary { .. } => "primary",
+        Role::Replica { .. } => "replica",
+    });
+    let recorded = view.state().is_some_and(|state| state.primary.addr == *addr);
+    let refusal = view.state().and_then(|state| failover::candidate::disqualified(view, state, addr, now));
+    let words = service.words.get(addr).filter(|_| matches!(health, Health::Troubled(_)));
+    let refused = view.backends.get(addr).and_then(|backend| backend.refused.as_ref());
+    let why = match (recorded, refusal) {
+        (true, _) => None,
+        (false, refusal) => refusal.map(|why| why.to_string()),
+    };
+    json!({
+        "addr": addr,
+        "role": role,
+        "lag_bytes": lag(view, addr),
+        "up": matches!(health, Health::Up | Health::Suspect),
+        "health": health.word(),
+        "eligible": !recorded && view.state().is_some() && refusal.is_none(),
+        "why": words.or(refused).cloned().or(why),
+        "recorded_primary": recorded,
+    })
+}
+
+/// Bytes of the recorded primary's stream that a replica of the same history lacks.
+pub(crate) fn lag(view: &View, addr: &Endpoint) -> Option<u64> {
+    let state = view.state().filter(|state| state.primary.addr != *addr)?;
+    let primary = &view.backends.get(&state.primary.addr)?.seen.as_ref()?.observation;
+    let replica = &view.backends.get(addr)?.seen.as_ref()?.observation;
+    (primary.replid == replica.replid).then(|| primary.offset.saturating_sub(replica.offset))
+}
+
+/// Why a service does not yet make this monitor ready: a server was never heard of, up or down.
+pub(crate) fn unready(service: &Service, now: Time) -> Option<String> {
+    let view = service.group.view();
+    let unknown: Vec<String> = view
+        .backends
+        .keys()
+        .filter(|addr| view.health(addr, now) == Health::Unknown)
+        .map(ToString::to_string)
+        .collect();
+    let name = service.path.name();
+    if !view.record_read || view.announced.0 == Announced::Unread {
+        return Some(format!("{name}: its znodes have not been read yet"));
+    }
+    (!unknown.is_empty()).then(|| format!("{name}: not probed yet: {}", unknown.join(" ")))
+}

@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use failover::{Limits, MinInSync};
 use settings::{
-    Ini, Key, LOG, LogSettings, Problem, Problems, REDIS, REDIS_MEMBER, ReadFile, Reader, RedisSettings, Schema,
-    Secret, Section, SectionReader, ZOOKEEPER, ZookeeperSettings,
+    Ini, Key, LOG, LogSettings, Problem, Problems, REDIS, REDIS_MEMBER, ReadFile, Reader, RedisSettings,
+    Schema, Secret, Section, SectionReader, ZOOKEEPER, ZookeeperSettings,
 };
 use topology::Endpoint;
+use topology::zookeeper::Options;
 
 #[cfg(test)]
 mod tests;
@@ -94,7 +95,7 @@ pub(crate) const SCHEMA: Schema = Schema::new(&[
 ]);
 
 /// A whole configuration, checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Config {
     /// At least one of `path` and `discover` is given.
     pub(crate) zookeeper: ZookeeperSettings,
@@ -109,7 +110,7 @@ pub(crate) struct Config {
 }
 
 /// The pair.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct BinaryStar {
     /// Under which this monitor is known in ZooKeeper.
     pub(crate) name: String,
@@ -122,7 +123,7 @@ pub(crate) struct BinaryStar {
     pub(crate) voter: String,
     pub(crate) heartbeat: Duration,
     /// The secret that both share.
-    pub(crate) key: Option<Secret>,
+    pub(crate) key: Option<binary_star::Key>,
 }
 
 /// When a server counts as gone.
@@ -171,14 +172,15 @@ pub(crate) struct Admin {
 
 impl Config {
     /// Reads a file and the environment. Paths in the file (`file:PATH`, `key_file`) are relative to its folder.
-    pub(crate) fn load(path: &Path) -> Result<Self, Problems> {
+    pub(crate) fn load(path: impl AsRef<Path>) -> Result<Self, Problems> {
+        let path = path.as_ref();
         let name = path.display().to_string();
         let text = fs::read(path).map_err(|e| Problem::file(&name, format!("cannot be read: {e}")))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let read_file = |file: &str| fs::read(folder.join(file)).map_err(|e| e.to_string());
         // A variable that is not Unicode is none of ours.
-        let environment =
-            std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
+        let environment = std::env::vars_os()
+            .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
         Self::parse(&text, &name, environment, &read_file)
     }
 
@@ -211,6 +213,26 @@ impl Config {
         };
         let warnings = warnings(&ini, &binary_star, &admin);
         Ok(Self { zookeeper, binary_star, detector, failover, redis, admin, log, warnings })
+    }
+
+    /// This monitor's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.binary_star.name
+    }
+
+    /// This monitor's role as it stands in the file.
+    pub(crate) fn role_word(&self) -> &'static str {
+        role_word(self.binary_star.role)
+    }
+
+    /// How to reach ZooKeeper.
+    pub(crate) fn store_options(&self) -> Options {
+        let zookeeper = &self.zookeeper;
+        Options {
+            session_timeout: zookeeper.session_timeout,
+            auth: zookeeper.auth.as_ref().map(|(user, password)| (user.clone(), password.text().to_owned())),
+            ..Options::new(zookeeper.hosts.clone())
+        }
     }
 
     /// How to log in at this server.
@@ -247,17 +269,15 @@ impl BinaryStar {
             section.refuse_together(&["bind", "voter"], &format!("bind and voter are both {bind}"));
         }
         if peer.as_ref() == Some(&bind) {
-            section.refuse_together(&["bind", "peer"], &format!("peer and bind are both {bind}: that is this monitor"));
+            section.refuse_together(
+                &["bind", "peer"],
+                &format!("peer and bind are both {bind}: that is this monitor"),
+            );
         }
-        let name = section.parsed::<Name>("name").map_or_else(
-            || match role {
-                binary_star::Role::Primary => "primary".to_owned(),
-                binary_star::Role::Backup => "backup".to_owned(),
-            },
-            |name| name.0,
-        );
+        let name = section.parsed::<Name>("name").map_or_else(|| role_word(role).to_owned(), |name| name.0);
         let heartbeat = section.millis("heartbeat_ms", 250, 10..=60_000);
-        let key = section.secret_file("key_file");
+        let key =
+            section.secret_file("key_file").and_then(|secret| binary_star::Key::new(secret.expose()).ok());
         Self { name, role, bind, peer, voter, heartbeat, key }
     }
 
@@ -273,11 +293,21 @@ impl BinaryStar {
             }
             None => {
                 if section.has("peer") && !section.has("role") {
-                    section.refuse("role", "missing; with `peer` say which of the two this is, primary or backup");
+                    section.refuse(
+                        "role",
+                        "missing; with `peer` say which of the two this is, primary or backup",
+                    );
                 }
                 Primary
             }
         }
+    }
+}
+
+fn role_word(role: binary_star::Role) -> &'static str {
+    match role {
+        binary_star::Role::Primary => "primary",
+        binary_star::Role::Backup => "backup",
     }
 }
 
@@ -322,7 +352,9 @@ fn min_in_sync(section: &mut SectionReader<'_, '_>) -> MinInSync {
     match section.text("min_in_sync") {
         None => MinInSync::Auto,
         Some(text) if text == "auto" => MinInSync::Auto,
-        Some(text) if numeral(&text) => MinInSync::Fixed(section.integer("min_in_sync", 0, 0..=64, "replicas")),
+        Some(text) if numeral(&text) => {
+            MinInSync::Fixed(section.integer("min_in_sync", 0, 0..=64, "replicas"))
+        }
         Some(_) => {
             section.refuse("min_in_sync", "expected auto or a whole number from 0 to 64");
             MinInSync::Auto
@@ -359,7 +391,8 @@ fn warnings(ini: &Ini, star: &BinaryStar, admin: &Admin) -> Vec<String> {
     });
     let mut warnings: Vec<String> = ignored.collect();
     if star.peer.is_some() && star.key.is_none() && !is_loopback(&star.bind) {
-        let why = "heartbeats on {} are not authentic: anybody who reaches that port can forge them; set key_file";
+        let why =
+            "heartbeats on {} are not authentic: anybody who reaches that port can forge them; set key_file";
         warnings.push(why.replace("{}", &star.bind));
     }
     let unreachable = admin.announce.host().parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified());
@@ -371,7 +404,9 @@ fn warnings(ini: &Ini, star: &BinaryStar, admin: &Admin) -> Vec<String> {
 
 fn is_loopback(address: &str) -> bool {
     let host = address.strip_prefix("tcp://").and_then(|address| address.parse::<Endpoint>().ok());
-    host.is_some_and(|at| at.host() == "localhost" || at.host().parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()))
+    host.is_some_and(|at| {
+        at.host() == "localhost" || at.host().parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    })
 }
 
 /// A monitor's name: part of a znode path, and shown everywhere.
@@ -409,7 +444,8 @@ impl FromStr for BindAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let every = text.strip_prefix("tcp://*:").and_then(|port| format!("a:{port}").parse::<Endpoint>().ok());
+        let every =
+            text.strip_prefix("tcp://*:").and_then(|port| format!("a:{port}").parse::<Endpoint>().ok());
         match every {
             Some(endpoint) => Ok(Self(format!("tcp://*:{}", endpoint.port()))),
             None => text.parse().map(|PeerAddress(address)| Self(address)),

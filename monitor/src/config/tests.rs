@@ -31,7 +31,10 @@ fn the_two_key_file_is_enough() {
     assert_eq!(config.zookeeper.path[0].name(), "posts");
     assert_eq!(config.zookeeper.state_root.as_str(), "/albireo");
     let star = &config.binary_star;
-    assert_eq!((star.name.as_str(), star.role, &star.peer, &star.key), ("primary", Role::Primary, &None, &None));
+    assert_eq!(
+        (config.name(), config.role_word(), &star.peer, star.key.is_none()),
+        ("primary", "primary", &None, true)
+    );
     assert_eq!((star.bind.as_str(), star.voter.as_str()), ("tcp://127.0.0.1:5003", "tcp://127.0.0.1:5001"));
     assert_eq!(star.heartbeat, Duration::from_millis(250));
     let millis = Duration::from_millis;
@@ -84,11 +87,17 @@ fn every_key_takes_a_value() {
     assert_eq!((star.name.as_str(), star.role), ("left", Role::Backup));
     assert_eq!((star.bind.as_str(), star.voter.as_str()), ("tcp://*:6003", "tcp://[::1]:6001"));
     assert_eq!(star.peer.as_deref(), Some("tcp://10.0.0.1:6003"));
-    assert_eq!(star.key, Some(Secret::new("0123456789")));
+    assert!(star.key.is_some());
+    let store = config.store_options();
+    assert_eq!((store.hosts.as_str(), store.session_timeout), ("a:1,b:2/x", Duration::from_secs(10)));
+    assert_eq!(store.auth, Some(("bob".to_owned(), "pw".to_owned())));
     assert_eq!(config.detector.down_after, Duration::from_millis(100));
     assert_eq!(config.failover.priority.len(), 2);
     let limits = config.limits();
-    assert_eq!((limits.min_in_sync, limits.max_lag_bytes, limits.restart_guard), (MinInSync::Fixed(2), 0, false));
+    assert_eq!(
+        (limits.min_in_sync, limits.max_lag_bytes, limits.restart_guard),
+        (MinInSync::Fixed(2), 0, false)
+    );
     assert_eq!((limits.priority, limits.min_interval), (config.failover.priority.clone(), Duration::ZERO));
     assert_eq!(config.failover.cold_start, ColdStart::Operator);
     assert_eq!(config.admin.announce.to_string(), "m1.example:8002");
@@ -107,16 +116,28 @@ fn a_wrong_value_for_every_key() {
         ("binary_star", "name = a b", "a name is at most 64 letters, digits, `-`, `_` and `.`"),
         ("binary_star", "name = a/b", "a name is at most 64 letters, digits, `-`, `_` and `.`"),
         ("binary_star", "role = leader", "expected primary or backup or observer"),
-        ("binary_star", "role = observer", "role = observer is not yet available; it comes with a later version"),
+        (
+            "binary_star",
+            "role = observer",
+            "role = observer is not yet available; it comes with a later version",
+        ),
         ("binary_star", "bind = 127.0.0.1:5003", "expected tcp://HOST:PORT"),
-        ("binary_star", "bind = tcp://*:0", "expected tcp://HOST:PORT; `*:0` is not host:port: the port is not a \
-            number from 1 to 65535"),
+        (
+            "binary_star",
+            "bind = tcp://*:0",
+            "expected tcp://HOST:PORT; `*:0` is not host:port: the port is not a \
+            number from 1 to 65535",
+        ),
         ("binary_star", "voter = ipc:///x", "expected tcp://HOST:PORT"),
         ("binary_star", "voter = tcp://127.0.0.1:5003", "bind and voter are both tcp://127.0.0.1:5003"),
         ("binary_star", "heartbeat_ms = 9", "not between 10 and 60000 ms"),
         ("binary_star", "key_file = gone", "the file gone cannot be read: not found"),
         ("detector", "ping_interval_ms = 0", "not between 10 and 60000 ms"),
-        ("detector", "ping_interval_ms = 300", "down_after_ms = 500 is less than twice ping_interval_ms = 300"),
+        (
+            "detector",
+            "ping_interval_ms = 300",
+            "down_after_ms = 500 is less than twice ping_interval_ms = 300",
+        ),
         ("detector", "down_after_ms = 199", "down_after_ms = 199 is less than twice ping_interval_ms = 100"),
         ("detector", "connect_timeout_ms = fast", "not a whole number from 10 to 60000 ms"),
         ("detector", "refused_grace_ms = -1", "not between 0 and 60000 ms"),
@@ -138,9 +159,17 @@ fn a_wrong_value_for_every_key() {
         ("log", "format = xml", "expected text or json"),
         ("redis", "username = u", "a username needs a password"),
         ("redis", "tls = on", "TLS is not yet available; it comes with a later version"),
-        ("sentinel", "listen = 127.0.0.1:26379", "the Sentinel endpoint is not yet available; it comes with a later \
-            version"),
-        ("sentinel", "username = u", "the Sentinel endpoint is not yet available; it comes with a later version"),
+        (
+            "sentinel",
+            "listen = 127.0.0.1:26379",
+            "the Sentinel endpoint is not yet available; it comes with a later \
+            version",
+        ),
+        (
+            "sentinel",
+            "username = u",
+            "the Sentinel endpoint is not yet available; it comes with a later version",
+        ),
         ("dns", "zone = x", "DNS is not yet available; it comes with a later version"),
         ("hooks", "webhook = http://x", "hooks is not yet available; it comes with a later version"),
         ("hooks", "timeout_ms = 60000", "hooks is not yet available; it comes with a later version"),
@@ -158,7 +187,10 @@ fn what_must_hold_between_keys() {
     let problems = with("[binary_star]\npeer = tcp://127.0.0.1:5004\n").unwrap_err().to_string();
     assert!(problems.starts_with("m.ini:4: [binary_star] role = : missing; with `peer`"), "{problems}");
     let own = with("[binary_star]\nrole = backup\npeer = tcp://127.0.0.1:5003\n").unwrap_err().to_string();
-    assert!(own.starts_with("m.ini:6: [binary_star] peer = tcp://127.0.0.1:5003: peer and bind are both"), "{own}");
+    assert!(
+        own.starts_with("m.ini:6: [binary_star] peer = tcp://127.0.0.1:5003: peer and bind are both"),
+        "{own}"
+    );
     let twice = with("[failover]\npriority.A:1 = 1\npriority.a:1 = 2\n").unwrap_err().to_string();
     assert!(twice.ends_with("the same server has another priority"), "{twice}");
     let none = parse("[zookeeper]\nhosts = a\n").unwrap_err().to_string();
@@ -170,7 +202,8 @@ fn what_must_hold_between_keys() {
 
 #[test]
 fn every_mistake_is_reported_in_the_order_of_the_lines() {
-    let problems = parse("[zookeeper]\nhosts = a:0\n[detector]\nping_interval_ms = x\n[nope]\na = 1\n").unwrap_err();
+    let problems =
+        parse("[zookeeper]\nhosts = a:0\n[detector]\nping_interval_ms = x\n[nope]\na = 1\n").unwrap_err();
     let lines: Vec<Option<usize>> = problems.iter().map(|problem| problem.line).collect();
     assert_eq!(lines, [Some(1), Some(2), Some(4), Some(6)]);
     assert_eq!(problems.first().line, Some(1));
@@ -180,7 +213,11 @@ fn every_mistake_is_reported_in_the_order_of_the_lines() {
 fn an_empty_file_names_what_is_missing() {
     let problems = parse("").unwrap_err();
     assert_eq!(problems.iter().count(), 2, "{problems}");
-    assert!(problems.to_string().starts_with("m.ini:1: [zookeeper] hosts = : missing; for example 127.0.0.1:2181"));
+    assert!(
+        problems
+            .to_string()
+            .starts_with("m.ini:1: [zookeeper] hosts = : missing; for example 127.0.0.1:2181")
+    );
 }
 
 #[test]
@@ -211,5 +248,8 @@ fn what_is_worth_a_warning() {
 #[test]
 fn a_file_that_is_not_there() {
     let problems = Config::load(Path::new("/nowhere/m.ini")).unwrap_err();
-    assert_eq!(problems.to_string(), "/nowhere/m.ini: cannot be read: No such file or directory (os error 2)");
+    assert_eq!(
+        problems.to_string(),
+        "/nowhere/m.ini: cannot be read: No such file or directory (os error 2)"
+    );
 }

@@ -28,6 +28,11 @@ impl Secret {
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
+
+    /// The secret itself as text; what [`SectionReader::secret`] reads always is text.
+    pub fn text(&self) -> &str {
+        str::from_utf8(&self.0).unwrap_or_default()
+    }
 }
 
 impl fmt::Debug for Secret {
@@ -169,16 +174,20 @@ impl SectionReader<'_, '_> {
         None
     }
 
-    /// A secret, or with `file:PATH` the content of that file without the line break at its end.
+    /// A secret, or with `file:PATH` the content of that file, which must be text, without the line break at its
+    /// end.
     pub fn secret(&mut self, key: &str) -> Option<Secret> {
         let text = self.text(key)?;
-        match text.strip_prefix("file:") {
-            Some(path) => self.content(key, path.trim()),
-            None => Some(Secret::new(text)),
+        let Some(path) = text.strip_prefix("file:") else { return Some(Secret::new(text)) };
+        let secret = self.content(key, path.trim())?;
+        if str::from_utf8(secret.expose()).is_err() {
+            self.refuse(key, &format!("the file {path} is not UTF-8"));
+            return None;
         }
+        Some(secret)
     }
 
-    /// The content of the file that the value names.
+    /// The content, of any bytes, of the file that the value names, without the line break at its end.
     pub fn secret_file(&mut self, key: &str) -> Option<Secret> {
         let path = self.text(key)?;
         self.content(key, &path)
@@ -308,6 +317,7 @@ mod tests {
         let files = |path: &str| match path {
             "good" => Ok(b"from file\r\n".to_vec()),
             "empty" => Ok(b"\n".to_vec()),
+            "bytes" => Ok(b"\xff\n".to_vec()),
             _ => Err("not found".to_string()),
         };
         let mut reader = Reader::new(&ini, &files);
@@ -377,6 +387,8 @@ mod tests {
             read("p = file:gone"),
             (None, refused("p = ***", "the file gone cannot be read: not found"))
         );
+        assert_eq!(read("p = file:bytes"), (None, refused("p = ***", "the file bytes is not UTF-8")));
+        assert_eq!(one("f = bytes", |s| s.secret_file("f")), (Some(Secret::new(b"\xff")), None));
         assert_eq!(one("f = good", |s| s.secret_file("f")), (Some(Secret::new("from file")), None));
         assert_eq!(format!("{:?}", Secret::new("x")), "***");
     }

@@ -1,1 +1,27 @@
-//! Placeholder.
+//! Real servers and real programs on free ports and in temporary directories, for the tests, the demo and the
+//! benchmarks. Whatever a run starts is gone when it ends, also when it panics or is killed.
+//!
+//! * [`Process`]: one child, stopped on drop; signals; its output in files.
+//! * [`Host`]: where a child runs: loopback, or a network namespace of [`netns`].
+//! * [`redis`], [`zookeeper`]: the servers. [`programs`]: `monitor`, `api`, `zoo-setup`.
+//! * [`group`]: all of them together, ready for traffic. [`load`]: the traffic, and what it proves.
+//! * [`wait`]: conditions with deadlines. [`skip`]: how a test says that it cannot run.
+//!
+//! What goes wrong here panics with a sentence: the caller is a test or a demo and can do nothing better.
+
+mod host;
+pub mod http;
+pub mod netns;
+pub mod ports;
+mod process;
+pub mod programs;
+pub mod redis;
+pub mod resp;
+pub mod skip;
+pub mod wait;
+mod workdir;
+pub mod zookeeper;
+
+pub use host::Host;
+pub use process::{Process, Signal, stop_everything};
+pub use workdir::{WorkDir, target_dir};

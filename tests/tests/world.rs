@@ -1,0 +1,134 @@
+//! The library itself: what it starts answers, can be hurt, comes back, and is gone afterwards.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use world::netns::{Cut, Hosts};
+use world::redis::{Redis, Settings};
+use world::resp::{Connection, Reply};
+use world::zookeeper::ZooKeeper;
+use world::{Host, skip, wait};
+
+const SOON: Duration = Duration::from_secs(10);
+
+#[test]
+fn redis_answers_stops_and_comes_back() {
+    let mut redis = Settings::default().line("appendonly yes").start();
+    assert_eq!(redis.cmd(&["SET", "a", "1"]), Reply::Text("OK".to_owned()));
+    redis.kill();
+    assert!(redis.try_cmd(&["PING"]).is_err());
+    redis.restart();
+    assert_eq!(redis.cmd(&["GET", "a"]).text(), "1");
+    redis.restart_empty();
+    assert_eq!(redis.cmd(&["GET", "a"]), Reply::Nil);
+}
+
+#[test]
+fn a_paused_redis_is_silent_and_goes_on_later() {
+    let mut redis = Redis::start();
+    let mut connection = redis.connect().unwrap();
+    connection.set_limit(Duration::from_millis(300)).unwrap();
+    redis.pause();
+    assert!(connection.call(&["PING"]).is_err());
+    redis.resume();
+    connection.set_limit(SOON).unwrap();
+    assert_eq!(connection.receive().unwrap().text(), "PONG");
+}
+
+#[test]
+fn a_replica_follows() {
+    let primary = Redis::start();
+    let replica = Settings::default().replica_of(primary.addr()).start();
+    wait::until("the link", SOON, || replica.follows().ok_or("not up"));
+    assert_eq!(replica.follows(), Some(primary.addr().to_string()));
+    assert!(primary.is_primary() && !replica.is_primary());
+    primary.cmd(&["SET", "a", "1"]);
+    assert_eq!(primary.cmd(&["WAIT", "1", "5000"]).number(), 1);
+    assert_eq!(replica.user_keys(), 1);
+}
+
+#[test]
+fn zookeeper_keeps_its_data() {
+    let mut zookeeper = ZooKeeper::start();
+    zookeeper.create("/a/b", "one");
+    zookeeper.set("/a/b", "two");
+    assert_eq!(zookeeper.get("/a/b").map(|z| (z.text(), z.version)), Some(("two".to_owned(), 1)));
+    zookeeper.kill();
+    assert!(zookeeper.try_get("/a/b").is_err());
+    zookeeper.restart();
+    assert_eq!(zookeeper.get("/a/b").map(|z| z.text()), Some("two".to_owned()));
+    assert_eq!((zookeeper.get("/a/c"), zookeeper.children("/a")), (None, vec!["b".to_owned()]));
+}
+
+#[test]
+fn cuts_cut() {
+    if let Err(why) = Hosts::available() {
+        return skip::skip("cuts_cut", &why);
+    }
+    let hosts = Hosts::new(&["a", "b", "c"]);
+    let redis = Settings::on(&hosts.host("b")).start();
+    let open = |from: &str| Connection::open(&hosts.host(from), redis.addr(), Duration::from_millis(300));
+    let mut kept = open("a").unwrap();
+    kept.set_limit(Duration::from_millis(300)).unwrap();
+    assert!(Connection::open(&Host::local(), redis.addr(), Duration::from_millis(100)).is_err());
+
+    hosts.cut("a", "b", Cut::Drop);
+    assert_eq!(open("a").unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+    assert!(kept.call(&["PING"]).is_err());
+    assert!(open("c").is_ok());
+    hosts.heal();
+    kept.set_limit(SOON).unwrap();
+    assert_eq!(kept.receive().unwrap().text(), "PONG");
+
+    hosts.cut_one_way("a", "b", Cut::Reset);
+    assert_eq!(open("a").unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+    hosts.heal();
+    hosts.cut_port("a", "b", redis.addr().port(), Cut::Drop);
+    assert!(open("a").is_err() && open("c").is_ok());
+    hosts.heal();
+    hosts.isolate(&["a", "c"], Cut::Drop);
+    assert!(open("a").is_err() && open("c").is_err());
+}
+
+/// This very test binary is started once more, starts servers and then dies, in two ways.
+#[test]
+fn nothing_is_left_behind() {
+    if let Ok(way) = std::env::var("DIE") {
+        die_with_servers(&way);
+    }
+    for way in ["panic", "kill"] {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "nothing_is_left_behind", "--nocapture"])
+            .env("DIE", way)
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut printed = String::new();
+        std::io::Read::read_to_string(child.stdout.as_mut().unwrap(), &mut printed).unwrap();
+        assert!(!child.wait().unwrap().success());
+        let ids: Vec<u32> = printed
+            .lines()
+            .filter_map(|line| {
+                line.split_once("children ")?.1.split(' ').map(str::parse).collect::<Result<_, _>>().ok()
+            })
+            .next()
+            .unwrap_or_else(|| panic!("it printed {printed}"));
+        assert_eq!(ids.len(), 2, "{printed}");
+        wait::until("the end of its servers", SOON, || {
+            let left = ids.iter().find(|id| std::path::Path::new(&format!("/proc/{id}")).exists());
+            left.map_or(Ok(()), |id| Err(format!("{way}: process {id} is still there")))
+        });
+    }
+}
+
+fn die_with_servers(way: &str) -> ! {
+    let started = Instant::now();
+    let mut redis = Redis::start();
+    let mut zookeeper = ZooKeeper::start();
+    println!("children {} {}", redis.process().id(), zookeeper.process().id());
+    if way == "kill" {
+        let _ = Command::new("kill").args(["-9", &std::process::id().to_string()]).status();
+    }
+    panic!("{way} after {:?}", started.elapsed());
+}

@@ -65,10 +65,13 @@ async fn service(State(driver): State<Driver>, Path(name): Path<String>) -> Resp
         Ok(status) => status,
         Err(response) => return response,
     };
-    let found = status["services"].as_array().and_then(|all| all.iter().find(|s| s["service"] == name.as_str()));
+    let found =
+        status["services"].as_array().and_then(|all| all.iter().find(|s| s["service"] == name.as_str()));
     match found {
         Some(found) => Json(found.clone()).into_response(),
-        None => error(StatusCode::NOT_FOUND, "unknown_service", &format!("no service is called `{name}` here")),
+        None => {
+            error(StatusCode::NOT_FOUND, "unknown_service", &format!("no service is called `{name}` here"))
+        }
     }
 }
 

@@ -156,8 +156,11 @@ impl<R: Fn(Report)> Probe<R> {
         let questions = redis::questions();
         loop {
             if wanted && asked.is_none() {
-                (wanted, asked, due) =
-                    (false, Some((self.clock.now(), Instant::now())), Instant::now() + self.target.ping_interval);
+                (wanted, asked, due) = (
+                    false,
+                    Some((self.clock.now(), Instant::now())),
+                    Instant::now() + self.target.ping_interval,
+                );
                 if sender.send(&questions).await.is_err() {
                     return;
                 }
@@ -211,7 +214,9 @@ where
             None => Outcome::Lost,
             Some(link) => {
                 let limit = target.down_after.max(target.connect_timeout);
-                timeout(limit, carry_out(&target, link, &order, &report, &store)).await.unwrap_or(Outcome::Lost)
+                timeout(limit, carry_out(&target, link, &order, &report, &store))
+                    .await
+                    .unwrap_or(Outcome::Lost)
             }
         };
         if outcome == Outcome::Lost {
@@ -245,7 +250,9 @@ where
         if link.call(&commands).await.is_err() {
             return Outcome::Lost; // the leader sets it on any replica where it finds it off
         }
-    } else if !matches!(outcome, Outcome::Done(_) | Outcome::Lost) && link.call(&[cmd!["UNWATCH"]]).await.is_err() {
+    } else if !matches!(outcome, Outcome::Done(_) | Outcome::Lost)
+        && link.call(&[cmd!["UNWATCH"]]).await.is_err()
+    {
         return Outcome::Lost;
     }
     outcome
@@ -313,17 +320,19 @@ async fn act<R: Fn(Report)>(
     let (transaction, after) = answers.split_at(exec);
     // The server's words may repeat what we sent; an ACL rule or a password must not reach a log.
     let words = |text: &str| text.split_whitespace().next().unwrap_or("an error").to_owned();
-    let queued = transaction.iter().zip(&pipeline).find_map(|(reply, command)| {
-        Some((is_credential(command), words(reply.error()?)))
-    });
+    let queued = transaction
+        .iter()
+        .zip(&pipeline)
+        .find_map(|(reply, command)| Some((is_credential(command), words(reply.error()?))));
     match (queued, transaction.last()) {
         (Some((true, why)), _) => return Ok(Outcome::NoCredential(format!("ACL SETUSER: {why}"))),
         (Some((false, why)), _) => return Ok(Outcome::Rejected(why)),
         (None, Some(Reply::Nil)) => return Ok(Outcome::Raced),
         (None, Some(Reply::Array(results))) => {
-            let failed = results.iter().zip(&pipeline[1..]).find_map(|(reply, command)| {
-                Some((is_credential(command), words(reply.error()?)))
-            });
+            let failed = results
+                .iter()
+                .zip(&pipeline[1..])
+                .find_map(|(reply, command)| Some((is_credential(command), words(reply.error()?))));
             match failed {
                 Some((true, why)) => return Ok(Outcome::NoCredential(format!("ACL SETUSER: {why}"))),
                 Some((false, why)) => return Ok(Outcome::Rejected(why)),

@@ -17,7 +17,7 @@ const OLDEST: (u32, u32) = (6, 2);
 pub(crate) async fn run(config: Config) -> ExitCode {
     println!("configuration: ok");
     config.warnings.iter().for_each(|warning| println!("configuration: note: {warning}"));
-    let store = Store::open(crate::store_options(&config));
+    let store = Store::open(config.store_options());
     let mut report = Report::default();
     services(&config, &store, &mut report).await;
     store.close().await;
@@ -87,7 +87,10 @@ async fn service(config: &Config, store: &Store, path: &ZnodePath, report: &mut 
     match &state {
         None => report.note(path.as_str(), "no state record yet; the first monitor writes it"),
         Some(state) if state.topology() != topology => {
-            report.note(path.as_str(), "the announcement differs from the state record; the active monitor puts it back");
+            report.note(
+                path.as_str(),
+                "the announcement differs from the state record; the active monitor puts it back",
+            );
         }
         Some(_) => {}
     }
@@ -105,7 +108,9 @@ async fn server(config: &Config, addr: &Endpoint, report: &mut Report) {
     let timeout = config.detector.connect_timeout.max(Duration::from_millis(500));
     let mut link = match Link::open(addr, &config.login(addr), CLIENT_NAME, timeout).await {
         Ok(link) => link,
-        Err(error @ OpenError::Login(_)) => return report.bad(&what, &format!("{error} ([redis] username, password)")),
+        Err(error @ OpenError::Login(_)) => {
+            return report.bad(&what, &format!("{error} ([redis] username, password)"));
+        }
         Err(error) => return report.bad(&what, &error.to_string()),
     };
     let questions = [
@@ -131,16 +136,23 @@ fn judge(what: &str, answers: &[Reply], report: &mut Report) {
     let setting = |reply: &Reply| Some(reply.array()?.get(1)?.text()?.to_owned());
     let version = field(server, "redis_version").unwrap_or_default();
     if !is_new_enough(&version) {
-        return report.bad(what, &format!("version `{version}`; {}.{} or newer is needed", OLDEST.0, OLDEST.1));
+        return report
+            .bad(what, &format!("version `{version}`; {}.{} or newer is needed", OLDEST.0, OLDEST.1));
     }
     if field(persistence, "loading").is_some_and(|loading| loading != "0") {
         report.note(what, "it is loading its data set");
     }
     if setting(stale).is_some_and(|value| value != "yes") {
-        report.bad(what, "replica-serve-stale-data is off: a replica without its primary could not be asked for its fence");
+        report.bad(
+            what,
+            "replica-serve-stale-data is off: a replica without its primary could not be asked for its fence",
+        );
     }
     if setting(delay).is_some_and(|value| value != "0") {
-        report.note(what, "repl-diskless-sync-delay is not 0: a full synchronisation starts that many seconds late");
+        report.note(
+            what,
+            "repl-diskless-sync-delay is not 0: a full synchronisation starts that many seconds late",
+        );
     }
     if let Some(error) = acl.error() {
         report.note(what, &format!("ACL is refused ({error}): the replication credential cannot be made"));
@@ -162,9 +174,14 @@ mod tests {
 
     #[test]
     fn versions() {
-        for (version, good) in
-            [("6.2.0", true), ("7.0.15", true), ("10.0.0", true), ("6.0.16", false), ("5.0", false), ("", false)]
-        {
+        for (version, good) in [
+            ("6.2.0", true),
+            ("7.0.15", true),
+            ("10.0.0", true),
+            ("6.0.16", false),
+            ("5.0", false),
+            ("", false),
+        ] {
             assert_eq!(is_new_enough(version), good, "{version}");
         }
     }

@@ -112,7 +112,7 @@ impl Driver {
         record: MonitorRecord,
     ) -> Self {
         let layout = Layout::new(config.zookeeper.state_root.clone());
-        let me = LeaderRecord { name: config.binary_star.name.clone(), instance: record.instance.clone() };
+        let me = LeaderRecord { name: config.name().to_owned(), instance: record.instance.clone() };
         let peer = if pair.is_some() { Peer::Active } else { Peer::None };
         let publisher = Publisher::new(store.clone(), layout.clone());
         Self {
@@ -246,7 +246,9 @@ impl Driver {
                 let since = self.name_taken.as_ref().map_or(self.now(), |(_, since)| *since);
                 if self.name_taken.is_none() {
                     let (name, host, wait) = (&self.me.name, &by.host, self.name_wait());
-                    warn!("the name `{name}` is held by a monitor on {host}; waiting up to {wait:?} for it to end");
+                    warn!(
+                        "the name `{name}` is held by a monitor on {host}; waiting up to {wait:?} for it to end"
+                    );
                 }
                 self.name_taken = Some((by, since));
             }
@@ -273,7 +275,9 @@ impl Driver {
                 // Whoever asked may be gone.
                 let _ = answer.send(self.answer(&question));
             }
-            Input::Reload => info!("SIGHUP: nothing of this configuration can be reloaded yet; restart to change it"),
+            Input::Reload => {
+                info!("SIGHUP: nothing of this configuration can be reloaded yet; restart to change it")
+            }
             Input::Stop => {}
         }
     }
@@ -314,7 +318,8 @@ impl Driver {
         }
         let limits = self.around.config.limits();
         let mut service = Service::new(path.clone(), limits, &self.me.name, discovered);
-        let (state, announced) = (self.store.follow(&self.layout.state(&path)), self.store.follow(path.as_str()));
+        let (state, announced) =
+            (self.store.follow(&self.layout.state(&path)), self.store.follow(path.as_str()));
         service.follow(state, announced, &self.around.inputs);
         self.services.insert(name.clone(), service);
         info!(service = name, "watching {path}");
@@ -426,7 +431,12 @@ impl Driver {
 
     fn say(&self, name: &str, reason: &Reason) {
         match reason {
-            Reason::Healthy | Reason::Announcing | Reason::Promoting | Reason::Passive | Reason::Unread => {
+            Reason::Healthy
+            | Reason::Announcing
+            | Reason::Promoting
+            | Reason::Passive
+            | Reason::Unread
+            | Reason::Looking(_) => {
                 debug!(service = name, "{reason}");
             }
             Reason::Birth | Reason::Growing(_) | Reason::Shrinking(_) | Reason::Failover(..) => {
@@ -447,7 +457,8 @@ impl Driver {
             Reason::RecordDamaged => error!(service = name, "{reason}"),
             Reason::NobodyEligible(_) => {
                 let now = self.now();
-                let verdicts = self.services.get(name).map(|s| s.group.view().candidates(now)).unwrap_or_default();
+                let verdicts =
+                    self.services.get(name).map(|s| s.group.view().candidates(now)).unwrap_or_default();
                 error!(service = name, "{reason}: {}", words(&verdicts));
             }
         }
@@ -458,11 +469,17 @@ impl Driver {
         let Some(service) = self.services.get_mut(name) else { return };
         match event {
             Event::State(failover::Stored::Damaged(why), version) => {
-                warn!(service = name, version, "the state znode holds {why}; the last good record stays in force");
+                warn!(
+                    service = name,
+                    version, "the state znode holds {why}; the last good record stays in force"
+                );
                 self.metrics.damaged.get_or_create(&OfService { service: name.to_owned() }).inc();
             }
             Event::Announced(failover::view::Announced::Broken(why), version) => {
-                warn!(service = name, version, "{} holds no topology: {why}; the last good one stays in force", service.path);
+                warn!(
+                    service = name,
+                    version, "{} holds no topology: {why}; the last good one stays in force", service.path
+                );
                 self.metrics.damaged.get_or_create(&OfService { service: name.to_owned() }).inc();
             }
             Event::Seen(addr, ..) => _ = service.words.remove(addr),
@@ -476,8 +493,10 @@ impl Driver {
         let short = timeline.reason.split([':', ';']).next().unwrap_or_default();
         self.metrics.completed(name, short, timeline);
         let millis = |took: Duration| (took.as_secs_f64() * 1e5).round() / 1e2;
-        let phases: serde_json::Map<String, Value> =
-            phases(timeline).into_iter().map(|(phase, took)| (format!("{phase}_ms"), json!(millis(took)))).collect();
+        let phases: serde_json::Map<String, Value> = phases(timeline)
+            .into_iter()
+            .map(|(phase, took)| (format!("{phase}_ms"), json!(millis(took))))
+            .collect();
         info!(
             service = name,
             epoch = timeline.epoch,
@@ -486,9 +505,7 @@ impl Driver {
             timeline.from,
             timeline.to
         );
-        let verdict = |(addr, why): &(Endpoint, Option<failover::Disqualified>)| {
-            json!({"addr": addr, "eligible": why.is_none(), "why": why.map(|why| why.to_string())})
-        };
+        let verdict = |(addr, why): &(Endpoint, Option<failover::Disqualified>)| json!({"addr": addr, "eligible": why.is_none(), "why": why.map(|why| why.to_string())});
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let record = json!({
             "epoch": timeline.epoch,
@@ -510,7 +527,7 @@ impl Driver {
 
     fn pair_event(&mut self, event: PairEvent) {
         match event {
-            PairEvent::StateChanged { from, to, why } => info!("Binary Star: {from:?} -> {to:?} ({why:?})"),
+            PairEvent::StateChanged { .. } => {} // told by the pair itself
             PairEvent::PeerAlive => info!("the peer monitor is heard"),
             PairEvent::PeerExpired => warn!("the peer monitor is silent for two heartbeats"),
             PairEvent::Refused(refusal) => debug!("Binary Star: {refusal}; the lead in ZooKeeper settles it"),
@@ -523,7 +540,9 @@ impl Driver {
             PairEvent::BadRequest(total) => debug!(total, "a request at the voter was dropped"),
             PairEvent::Beat { .. } | PairEvent::Request { .. } => {}
             PairEvent::Ended(None) => debug!("Binary Star ended"),
-            PairEvent::Ended(Some(why)) => error!("Binary Star ended: {why}; this monitor is deaf to its peer"),
+            PairEvent::Ended(Some(why)) => {
+                error!("Binary Star ended: {why}; this monitor is deaf to its peer")
+            }
         }
         self.services.keys().cloned().collect::<Vec<_>>().iter().for_each(|name| self.pass_opinion(name));
     }
@@ -550,7 +569,8 @@ impl Driver {
         self.follow_holder();
         if let Bid::Take(version) = self.lead.bid(now) {
             self.lead.trying(now);
-            let (publisher, me, inputs) = (self.bound_publisher(), self.me.clone(), self.around.inputs.clone());
+            let (publisher, me, inputs) =
+                (self.bound_publisher(), self.me.clone(), self.around.inputs.clone());
             tokio::spawn(async move {
                 let result = publisher.take_lead(&me, version).await;
                 let _ = inputs.send(Input::LeadTaken(result));
@@ -574,7 +594,10 @@ impl Driver {
         let Some(pair) = &self.pair else { return };
         if self.lead.reign().is_some() && !active {
             pair.vote(binary_star::Lead::Won);
-        } else if active && (self.lead.held_by_other() || self.registered.is_none()) && self.lead.reign().is_none() {
+        } else if active
+            && (self.lead.held_by_other() || self.registered.is_none())
+            && self.lead.reign().is_none()
+        {
             pair.vote(binary_star::Lead::Lost);
         }
     }
@@ -646,13 +669,20 @@ impl Driver {
                 info!(session = session.generation, "ZooKeeper answers");
             }
             SessionPhase::Disconnected => {
-                warn!("ZooKeeper does not answer; traffic goes on as published, and no failover is possible meanwhile");
+                warn!(
+                    "ZooKeeper does not answer; traffic goes on as published, and no failover is possible meanwhile"
+                );
             }
             SessionPhase::Expired => warn!("the ZooKeeper session is over; starting anew"),
-            SessionPhase::Connected | SessionPhase::Connecting | SessionPhase::Closing | SessionPhase::Closed => {}
+            SessionPhase::Connected
+            | SessionPhase::Connecting
+            | SessionPhase::Closing
+            | SessionPhase::Closed => {}
         }
         self.metrics.zookeeper_connected.set(i64::from(session.phase == SessionPhase::Connected));
-        if !session.phase.is_alive() || self.registered.is_some_and(|generation| generation != session.generation) {
+        if !session.phase.is_alive()
+            || self.registered.is_some_and(|generation| generation != session.generation)
+        {
             self.registered = None;
             self.lead.session(false);
         }
@@ -803,7 +833,7 @@ impl Driver {
         let now = self.now();
         let state = self.pair.as_ref().map_or("ALONE", |pair| word(pair.state()));
         let mut monitors = vec![json!({
-            "name": self.me.name, "role": role_word(self.around.config.binary_star.role), "state": state,
+            "name": self.me.name, "role": self.around.config.role_word(), "state": state,
             "active": self.reign.is_some(), "version": env!("CARGO_PKG_VERSION"),
             "zookeeper": self.session.is_some_and(|s| s.phase == SessionPhase::Connected),
         })];
@@ -815,7 +845,8 @@ impl Driver {
                 "name": leads, "role": "peer", "state": state, "active": leads.is_some(), "version": null,
             }));
         }
-        let services: Vec<Value> = self.services.values().map(|service| status::service(service, now)).collect();
+        let services: Vec<Value> =
+            self.services.values().map(|service| status::service(service, now)).collect();
         json!({"monitors": monitors, "services": services})
     }
 
@@ -828,7 +859,8 @@ impl Driver {
             reasons.push("this monitor's name is not registered yet".to_owned());
         }
         if self.lead.deleted() {
-            reasons.push(format!("{} was deleted; stop both monitors, then start them", self.layout.leader()));
+            reasons
+                .push(format!("{} was deleted; stop both monitors, then start them", self.layout.leader()));
         }
         let state = self.pair.as_ref().map(Handle::state);
         match state {
@@ -897,13 +929,6 @@ impl Driver {
     }
 }
 
-fn role_word(role: binary_star::Role) -> &'static str {
-    match role {
-        binary_star::Role::Primary => "primary",
-        binary_star::Role::Backup => "backup",
-    }
-}
-
 fn word(state: PairState) -> &'static str {
     match state {
         PairState::Primary => "PRIMARY",
@@ -938,7 +963,9 @@ fn acted(name: &str, order: &Order) {
     let primary = &order.record.primary.addr;
     match &order.deed {
         failover::Deed::Attach => info!(service = name, "set {} as replica of {primary}", order.backend),
-        failover::Deed::Promote { .. } => info!(service = name, epoch = order.record.epoch, "promoted {primary}"),
+        failover::Deed::Promote { .. } => {
+            info!(service = name, epoch = order.record.epoch, "promoted {primary}")
+        }
         failover::Deed::Stamp => debug!(service = name, epoch = order.record.epoch, "stamped {primary}"),
         failover::Deed::Protect => info!(service = name, "{} is read-only again", order.backend),
     }
@@ -948,17 +975,23 @@ fn tell_outcome(name: &str, addr: &Endpoint, outcome: &Outcome) {
     match outcome {
         Outcome::Done(_) => {}
         Outcome::Deposed(fence) => {
-            warn!(service = name, "{addr} carries epoch {fence}, newer than this monitor's record; looking again");
+            warn!(
+                service = name,
+                "{addr} carries epoch {fence}, newer than this monitor's record; looking again"
+            );
         }
         Outcome::Refused(failover::Refused::HoldsData) => {
             debug!(service = name, "{addr}: {}", failover::Refused::HoldsData);
         }
         Outcome::Refused(why) => info!(service = name, "{addr} was left alone: {why}"),
-        Outcome::Raced => info!(service = name, "{addr}: somebody else acted; looking again"),
+        Outcome::Raced => debug!(service = name, "{addr}: somebody else acted; looking again"),
         Outcome::Lost => debug!(service = name, "{addr}: the connection was lost; looking again"),
         Outcome::Rejected(why) => warn!(service = name, "{addr} refused a command: {why}"),
         Outcome::NoCredential(why) => {
-            warn!(service = name, "{addr} does not let us make the replication credential ({why}); restart_guard is off");
+            warn!(
+                service = name,
+                "{addr} does not let us make the replication credential ({why}); restart_guard is off"
+            );
         }
     }
 }
@@ -972,4 +1005,3 @@ fn tell_primary(name: &str, service: &mut Service) {
         service.told = Some(now);
     }
 }
-

@@ -41,7 +41,11 @@ struct Plan {
 
 /// Reads the plan and arms it.
 pub(crate) fn arm(text: &str) -> Result<(), String> {
-    let wrong = || format!("{VARIABLE}={text}: expected stop:STEP or kill:STEP, STEP one of publish, detach, promote, stamp, repoint, announce, demote");
+    let wrong = || {
+        format!(
+            "{VARIABLE}={text}: expected stop:STEP or kill:STEP, STEP one of publish, detach, promote, stamp, repoint, announce, demote"
+        )
+    };
     let (what, step) = text.split_once(':').ok_or_else(wrong)?;
     let signal = match what {
         "stop" => libc::SIGSTOP,
@@ -50,7 +54,8 @@ pub(crate) fn arm(text: &str) -> Result<(), String> {
     };
     let step = step.parse().map_err(|()| wrong())?;
     warn!("{VARIABLE} is set: this monitor will {what} itself once, before the step {step:?}");
-    PLAN.set(Plan { signal, step, done: AtomicBool::new(false) }).map_err(|_| format!("{VARIABLE} armed twice"))
+    PLAN.set(Plan { signal, step, done: AtomicBool::new(false) })
+        .map_err(|_| format!("{VARIABLE} armed twice"))
 }
 
 /// The step that an order is.

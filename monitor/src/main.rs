@@ -21,12 +21,12 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use binary_star::{BinaryStar, Dialect, Instance, Key, Options, Running, Votes};
+use binary_star::{BinaryStar, Dialect, Instance, Options, Running, Votes};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use topology::MonitorRecord;
-use topology::zookeeper::{self, Store};
+use topology::zookeeper::Store;
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
@@ -64,7 +64,9 @@ fn main() -> ExitCode {
         }
         ["check", file] => with_config(file, |config| in_runtime(check::run(config))),
         [file] => with_config(file, run),
-        [verb, _] => usage(&format!("`{verb}` is no verb of monitor; expected: monitor FILE, or monitor check FILE")),
+        [verb, _] => {
+            usage(&format!("`{verb}` is no verb of monitor; expected: monitor FILE, or monitor check FILE"))
+        }
         _ => usage("expected: monitor FILE, or monitor check FILE"),
     }
 }
@@ -105,23 +107,15 @@ fn run(config: Config) -> ExitCode {
 }
 
 fn start_log(config: &Config) {
-    let filter = EnvFilter::try_new(config.log.level.as_str()).unwrap_or_default();
+    // The library tells of every request at DEBUG and of its own session at INFO; the driver tells what matters.
+    let filter = format!("{},zookeeper_client=warn", config.log.level.as_str());
+    let filter = EnvFilter::try_new(filter).unwrap_or_default();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.log.format {
         settings::LogFormat::Json => log.json().init(),
         settings::LogFormat::Text => {
             log.with_target(false).with_ansi(std::io::stderr().is_terminal()).init();
         }
-    }
-}
-
-/// How this program reaches ZooKeeper.
-fn store_options(config: &Config) -> zookeeper::Options {
-    let settings = &config.zookeeper;
-    zookeeper::Options {
-        session_timeout: settings.session_timeout,
-        auth: settings.auth.as_ref().map(|(user, password)| (user.clone(), password.text().to_owned())),
-        ..zookeeper::Options::new(settings.hosts.clone())
     }
 }
 
@@ -151,8 +145,13 @@ async fn lead(config: Arc<Config>) -> ExitCode {
         admin: Some(config.admin.announce.clone()),
         beat: 0,
     };
-    info!(version = env!("CARGO_PKG_VERSION"), "monitor `{}` starts; admin on {}", config.binary_star.name, config.admin.listen);
-    let store = Store::open(store_options(&config));
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        "monitor `{}` starts; admin on {}",
+        config.name(),
+        config.admin.listen
+    );
+    let store = Store::open(config.store_options());
     let handle = pair.as_ref().map(|pair| pair.handle().clone());
     let end = Driver::new(config.clone(), clock, store, inputs, handle, record).run(inbox).await;
     server.abort();
@@ -166,7 +165,9 @@ async fn lead(config: Arc<Config>) -> ExitCode {
         }
         End::NameTaken(by) => {
             let (name, host) = (&config.binary_star.name, by.host);
-            error!("the name `{name}` is held by another monitor, on {host}; give this one another [binary_star] name or role");
+            error!(
+                "the name `{name}` is held by another monitor, on {host}; give this one another [binary_star] name or role"
+            );
             ExitCode::from(2)
         }
     }
@@ -198,8 +199,6 @@ fn start_pair(
         warn!("no [binary_star] peer is configured: this monitor is alone, and nobody takes over from it");
         return Ok(None);
     };
-    // An empty key was refused when the file was read.
-    let key = pair.key.as_ref().and_then(|key| Key::new(key.expose()).ok());
     let options = Options {
         dialect: Dialect::Guide,
         role: pair.role,
@@ -208,7 +207,7 @@ fn start_pair(
         peer: Some(peer),
         voter: Some(pair.voter.clone()),
         heartbeat: pair.heartbeat,
-        key,
+        key: pair.key.clone(),
         instance,
     };
     let inputs = inputs.clone();

@@ -80,7 +80,11 @@ impl Metrics {
             registry: Registry::default(),
         };
         let r = &mut registry;
-        r.register("active", "1 on the monitor that is ACTIVE and holds the lead, else 0", new.active.clone());
+        r.register(
+            "active",
+            "1 on the monitor that is ACTIVE and holds the lead, else 0",
+            new.active.clone(),
+        );
         r.register(
             "zookeeper_connected",
             "1 while a ZooKeeper server answers, else 0",
@@ -88,16 +92,28 @@ impl Metrics {
         );
         r.register("peer_up", "1 while the peer monitor's heartbeats come, else 0", new.peer_up.clone());
         r.register("backend_up", "1 while the Redis server answers probes, else 0", new.backend_up.clone());
-        r.register("replica_lag_bytes", "Bytes of the primary's stream that a replica lacks", new.lag.clone());
+        r.register(
+            "replica_lag_bytes",
+            "Bytes of the primary's stream that a replica lacks",
+            new.lag.clone(),
+        );
         r.register("epoch", "Epoch of the state record", new.epoch.clone());
         r.register("in_sync", "Replicas in the in-sync set", new.in_sync.clone());
-        r.register("znode_damaged", "Broken or foreign content found in a znode of the service", new.damaged.clone());
+        r.register(
+            "znode_damaged",
+            "Broken or foreign content found in a znode of the service",
+            new.damaged.clone(),
+        );
         r.register(
             "services_ignored",
             "Discovered services ignored because their name was taken",
             new.ignored_services.clone(),
         );
-        r.register("heartbeats_refused", "Heartbeat frames dropped since the start", new.bad_heartbeats.clone());
+        r.register(
+            "heartbeats_refused",
+            "Heartbeat frames dropped since the start",
+            new.bad_heartbeats.clone(),
+        );
         r.register("probe_seconds", "Time from a probe to its answer", new.probe_seconds.clone());
         r.register("failovers", "Completed failovers", new.failovers.clone());
         r.register(

@@ -56,7 +56,11 @@ impl Publisher {
         }
     }
 
-    async fn transaction(&self, path: &ZnodePath, publication: &Publication) -> Result<Vec<i32>, PublishError> {
+    async fn transaction(
+        &self,
+        path: &ZnodePath,
+        publication: &Publication,
+    ) -> Result<Vec<i32>, PublishError> {
         let (state, record) = (self.layout.state(path), publication.next.to_json());
         let mut ops = vec![Op::check(self.layout.leader(), publication.reign)];
         ops.push(match publication.expected {
@@ -88,7 +92,11 @@ impl Publisher {
     }
 
     /// Takes the lead at this version, or creates the record. Gives the version of the reign.
-    pub(crate) async fn take_lead(&self, me: &LeaderRecord, version: Option<i32>) -> Result<i32, PublishError> {
+    pub(crate) async fn take_lead(
+        &self,
+        me: &LeaderRecord,
+        version: Option<i32>,
+    ) -> Result<i32, PublishError> {
         let (leader, data) = (self.layout.leader(), serde_json::to_vec(me).unwrap_or_default());
         match version {
             Some(version) => self.store.set(&leader, &data, version).await,
@@ -115,7 +123,9 @@ impl Publisher {
                     Ok(other) => Err(NameError::Taken(other)),
                     Err(error) => Err(refused(format!("it holds no monitor's record: {error}"))),
                 },
-                Ok(None) => Err(NameError::Store(PublishError::Unreachable("the name is being freed".into()))),
+                Ok(None) => {
+                    Err(NameError::Store(PublishError::Unreachable("the name is being freed".into())))
+                }
                 Err(error) => Err(NameError::Store(PublishError::Unreachable(error.to_string()))),
             },
             Err(error) => Err(NameError::Store(error)),
@@ -132,8 +142,14 @@ impl Publisher {
     }
 
     /// Writes which backends of a service this monitor cannot reach (R10).
-    pub(crate) async fn opinion(&self, name: &str, service: &str, unreachable: &Value) -> Result<(), PublishError> {
-        let refused = |e: topology::ZnodePathError| PublishError::Refused { path: service.into(), why: e.to_string() };
+    pub(crate) async fn opinion(
+        &self,
+        name: &str,
+        service: &str,
+        unreachable: &Value,
+    ) -> Result<(), PublishError> {
+        let refused =
+            |e: topology::ZnodePathError| PublishError::Refused { path: service.into(), why: e.to_string() };
         let path = self.layout.view(name, service).map_err(refused)?;
         let data = unreachable.to_string().into_bytes();
         match self.store.set(&path, &data, ANY_VERSION).await {
@@ -158,7 +174,10 @@ impl Publisher {
         }
         let history = self.layout.history(path);
         let found = self.store.get(&history).await.map_err(|e: ReadError| e.to_string())?;
-        let old = found.as_ref().and_then(|f| serde_json::from_slice::<Vec<Value>>(&f.data).ok()).unwrap_or_default();
+        let old = found
+            .as_ref()
+            .and_then(|f| serde_json::from_slice::<Vec<Value>>(&f.data).ok())
+            .unwrap_or_default();
         let all: Vec<Value> = std::iter::once(record).chain(old).take(HISTORY_MAX).collect();
         let data = json!(all).to_string().into_bytes();
         let written = match found {

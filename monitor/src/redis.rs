@@ -30,7 +30,9 @@ pub(crate) struct Secret {
 impl Secret {
     fn password(&self, promoted: u64, run_id: &str) -> String {
         // An HMAC takes a key of any length.
-        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(self.password.as_bytes()) else { return String::new() };
+        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(self.password.as_bytes()) else {
+            return String::new();
+        };
         mac.update(format!("{}\n{promoted}\n{run_id}", self.path).as_bytes());
         mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
     }
@@ -56,7 +58,11 @@ pub(crate) fn watch() -> Command {
 }
 
 /// Reads the answers to [`questions`].
-pub(crate) fn observation(answers: &[Reply], run_id: &str, peer: SocketAddr) -> Result<Observation, NoAnswer> {
+pub(crate) fn observation(
+    answers: &[Reply],
+    run_id: &str,
+    peer: SocketAddr,
+) -> Result<Observation, NoAnswer> {
     let [info, fence, credential] = answers else { return Err(strange("an answer is missing")) };
     for reply in [info, fence] {
         if let Some(trouble) = reply.error().and_then(trouble) {
@@ -109,9 +115,9 @@ fn strange(why: &str) -> NoAnswer {
 fn replicas(info: &InfoReply) -> Vec<(String, u64)> {
     let one = |entry: &str| {
         let part = |name: &str| entry.split(',').find_map(|p| p.strip_prefix(name)?.strip_prefix('='));
-        (part("state") == Some("online"))
-            .then_some(())
-            .and_then(|()| Some((format!("{}:{}", part("ip")?, part("port")?), part("offset")?.parse().ok()?)))
+        (part("state") == Some("online")).then_some(()).and_then(|()| {
+            Some((format!("{}:{}", part("ip")?, part("port")?), part("offset")?.parse().ok()?))
+        })
     };
     let count = info.number("connected_slaves").unwrap_or(0);
     (0..count).filter_map(|n| one(info.field(&format!("slave{n}"))?)).collect()
@@ -146,9 +152,11 @@ pub(crate) fn holds_data(answers: &[Reply]) -> bool {
         return true;
     }
     match scan.array() {
-        Some([cursor, keys]) if cursor.text() == Some("0") => {
-            !keys.array().unwrap_or_default().iter().all(|key| key.bytes().is_some_and(|k| k.starts_with(b"albireo:")))
-        }
+        Some([cursor, keys]) if cursor.text() == Some("0") => !keys
+            .array()
+            .unwrap_or_default()
+            .iter()
+            .all(|key| key.bytes().is_some_and(|k| k.starts_with(b"albireo:"))),
         _ => true,
     }
 }
@@ -156,7 +164,9 @@ pub(crate) fn holds_data(answers: &[Reply]) -> bool {
 /// The commands that carry out one deed.
 pub(crate) fn render(deed: &Deed, secret: &Secret) -> Vec<Command> {
     match deed {
-        Deed::ReadOnly(on) => vec![cmd!["CONFIG", "SET", "replica-read-only", if *on { "yes" } else { "no" }]],
+        Deed::ReadOnly(on) => {
+            vec![cmd!["CONFIG", "SET", "replica-read-only", if *on { "yes" } else { "no" }]]
+        }
         Deed::CreateCredential { promoted, run_id } => {
             let user = format!("{CREDENTIAL}{promoted}");
             let password = format!(">{}", secret.password(*promoted, run_id));
@@ -202,7 +212,10 @@ mod tests {
                     master_sync_in_progress:1\r\nslave_repl_offset:7\r\nslave_read_only:1\r\nmaster_replid:abc\r\n";
         let seen = observation(&[bulk(info), Reply::Nil, Reply::Array(vec![])], "r", peer()).unwrap();
         assert_eq!(seen.role, Role::Replica { source: None, link_up: false, syncing: true });
-        assert_eq!((seen.offset, seen.fence, seen.read_only, seen.shows_as.as_str()), (7, Fence::Absent, true, "127.0.0.1:6380"));
+        assert_eq!(
+            (seen.offset, seen.fence, seen.read_only, seen.shows_as.as_str()),
+            (7, Fence::Absent, true, "127.0.0.1:6380")
+        );
     }
 
     #[test]
@@ -217,7 +230,9 @@ mod tests {
         ] {
             assert_eq!(answer(Reply::Error(text.into())), Err(NoAnswer(trouble, text.into())));
         }
-        for unreadable in [Reply::Error("WRONGTYPE".into()), Reply::Error("MASTERDOWN".into()), bulk("x"), bulk("-1")] {
+        for unreadable in
+            [Reply::Error("WRONGTYPE".into()), Reply::Error("MASTERDOWN".into()), bulk("x"), bulk("-1")]
+        {
             assert_eq!(answer(unreadable).unwrap().fence, Fence::Unreadable);
         }
         assert!(observation(&[bulk("hello"), Reply::Nil, nothing.clone()], "r", peer()).is_err());
@@ -241,7 +256,9 @@ mod tests {
         let secret = |password: &str| Secret { password: password.into(), path: "/a".into() };
         let one = secret("x").password(5, "r");
         assert_eq!(one.len(), 64);
-        for other in [secret("y").password(5, "r"), secret("x").password(6, "r"), secret("x").password(5, "s")] {
+        for other in
+            [secret("y").password(5, "r"), secret("x").password(6, "r"), secret("x").password(5, "s")]
+        {
             assert_ne!(one, other);
         }
     }

@@ -56,6 +56,8 @@ pub enum Reason {
     Passive,
     /// ZooKeeper has not been read yet.
     Unread,
+    /// A server was just asked, or something was just done to it: its answer is awaited.
+    Looking(Endpoint),
     /// There is no record, and what `<path>` holds cannot become one.
     NoTopology(String),
     /// There is no record, and the named primary is away or is no primary (R0).
@@ -138,6 +140,7 @@ impl fmt::Display for Reason {
         match self {
             Self::Passive => f.write_str("this monitor is passive"),
             Self::Unread => f.write_str("ZooKeeper has not been read yet"),
+            Self::Looking(addr) => write!(f, "asking {addr}"),
             Self::NoTopology(why) => {
                 write!(f, "there is no record yet, and the path cannot become one: {why}")
             }
@@ -219,6 +222,7 @@ fn birth(view: &View, now: Time) -> Decision {
     let waits = |why| wait(Reason::BirthWaits(addr.clone(), why));
     let seen = match (view.health(addr, now), view.current(addr, now)) {
         (Health::Up, Some(seen)) => seen,
+        (Health::Up | Health::Suspect | Health::Unknown, _) => return wait(Reason::Looking(addr.clone())),
         (Health::Troubled(Trouble::Loading), _) => return waits("it is loading its data"),
         (health, _) => return waits(health.word()),
     };
@@ -337,9 +341,8 @@ fn settle(view: &View, state: &State, now: Time) -> Decision {
         let steps = if health == Health::Suspect { vec![Step::Look(addr.clone())] } else { Vec::new() };
         let because = match health {
             Health::Refused(_) | Health::Silent(_) => Reason::PrimaryUnreachable,
-            Health::Unknown | Health::Up | Health::Suspect | Health::Troubled(_) => {
-                Reason::PrimaryTroubled(health)
-            }
+            Health::Up => Reason::Looking(addr.clone()),
+            Health::Unknown | Health::Suspect | Health::Troubled(_) => Reason::PrimaryTroubled(health),
         };
         let fresh = health.gone_since().is_some_and(|since| now < since + ASK_FOR);
         let ask = others(state).cloned().map(Step::Look).filter(|_| fresh);
@@ -443,7 +446,8 @@ fn unfit(view: &View, state: &State, entry: &InSync, now: Time) -> Option<Unfit>
         if seen.shows_as != entry.seen_as {
             return Some(Unfit::Renamed);
         }
-        if follows(seen, &state.primary.addr) && now >= backend.progress_at + view.limits.down_after {
+        let stuck = backend.behind_since.is_some_and(|since| now >= since + view.limits.down_after);
+        if follows(seen, &state.primary.addr) && stuck {
             return Some(Unfit::Stuck);
         }
     }
@@ -457,6 +461,12 @@ fn unfit(view: &View, state: &State, entry: &InSync, now: Time) -> Option<Unfit>
 /// R6, grow: the entry of a replica that has caught up.
 fn entering(view: &View, state: &State, primary: &Observation, addr: &Endpoint, now: Time) -> Option<InSync> {
     if state.in_sync(addr).is_some() || view.health(addr, now) != Health::Up {
+        return None;
+    }
+    let backend = view.backends.get(addr)?;
+    if backend.left_at.is_some_and(|left| now < left + view.limits.attach_timeout)
+        || backend.behind_since.is_some()
+    {
         return None;
     }
     let seen = view.current(addr, now)?;

@@ -339,6 +339,13 @@ impl Group {
         let old = self.view.record.replace((state, version)).map(|(state, _)| state);
         self.view.record_damaged = None;
         let Some((new, _)) = &self.view.record else { return };
+        for entry in old.iter().flat_map(|old| &old.in_sync) {
+            if new.in_sync(&entry.addr).is_none()
+                && let Some(backend) = self.view.backends.get_mut(&entry.addr)
+            {
+                backend.left_at = Some(now);
+            }
+        }
         let moved = old.as_ref().is_none_or(|old| old.primary.addr != new.primary.addr);
         if old.as_ref().is_none_or(|old| old.epoch != new.epoch) {
             self.view.stamped = false;
@@ -347,7 +354,7 @@ impl Group {
         if moved {
             self.primary_closed = None;
             for backend in self.view.backends.values_mut() {
-                (backend.unattached_since, backend.progress_at) = (Some(now), now);
+                (backend.unattached_since, backend.behind_since) = (Some(now), None);
                 backend.advanced_at = None;
             }
         }
@@ -401,8 +408,9 @@ impl Group {
         if grew {
             backend.advanced_at = Some(now);
         }
-        if grew || ahead.is_none_or(|ahead| observation.offset >= ahead) {
-            backend.progress_at = now;
+        match grew || ahead.is_none_or(|ahead| observation.offset >= ahead) {
+            true => backend.behind_since = None,
+            false => _ = backend.behind_since.get_or_insert(now),
         }
         let attached = primary.as_ref().is_some_and(|p| follows(&observation, p));
         match (attached, backend.unattached_since) {
@@ -441,7 +449,8 @@ impl Group {
                 let lost = self
                     .primary_closed
                     .or_else(|| Some(self.view.backends.get(&old.primary.addr)?.detector.last_byte()));
-                let offset = |addr: &Endpoint| Some(self.view.backends.get(addr)?.seen.as_ref()?.observation.offset);
+                let offset =
+                    |addr: &Endpoint| Some(self.view.backends.get(addr)?.seen.as_ref()?.observation.offset);
                 let gap = offset(&old.primary.addr).zip(offset(&next.primary.addr));
                 self.timeline = Some(Timeline {
                     gap_bytes: gap.map(|(old, new)| old.saturating_sub(new)),
@@ -609,6 +618,8 @@ impl Group {
                 b.detector.deadline(now, limits.down_after, limits.refused_grace),
                 b.unattached_since.map(|since| since + limits.attach_timeout),
                 b.advanced_at.map(|at| at + limits.down_after),
+                b.behind_since.map(|at| at + limits.down_after),
+                b.left_at.map(|at| at + limits.attach_timeout),
                 Some(b.hold_until),
             ]
         });

@@ -143,8 +143,10 @@ pub struct Backend {
     pub seen: Option<Seen>,
     /// Its offset was last seen to grow then.
     pub advanced_at: Option<Time>,
-    /// It was last seen to grow, or to hold all that the primary was seen to hold, then.
-    pub progress_at: Time,
+    /// Since when it has been seen to lack what the primary was seen to hold, without growing; none while it keeps up.
+    pub behind_since: Option<Time>,
+    /// It was last taken out of the set then; it rests before it enters again, so that the set does not flap.
+    pub left_at: Option<Time>,
     /// Since when it has not been attached to the recorded primary; none while it is.
     pub unattached_since: Option<Time>,
     /// An order to it is under way.
@@ -177,7 +179,8 @@ impl Backend {
             detector: Detector::new(now),
             seen: None,
             advanced_at: None,
-            progress_at: now,
+            behind_since: None,
+            left_at: None,
             unattached_since: Some(now),
             ordered: false,
             hold_until: Time::ZERO,

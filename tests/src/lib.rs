@@ -9,8 +9,10 @@
 //!
 //! What goes wrong here panics with a sentence: the caller is a test or a demo and can do nothing better.
 
+pub mod group;
 mod host;
 pub mod http;
+pub mod load;
 pub mod netns;
 pub mod ports;
 mod process;

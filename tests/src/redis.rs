@@ -239,12 +239,10 @@ impl Redis {
                 panic!("redis {addr} has ended ({status}): {}", process.log());
             }
             let mut connection = Connection::open(&settings.host, addr, Duration::from_secs(1))?;
-            match connection.call(&["PING"])? {
-                Reply::Text(pong) if pong == "PONG" => Ok(()),
-                // Up, and it wants a password.
-                other if other.is_error("NOAUTH") => Ok(()),
-                other => Err(io::Error::other(format!("{other:?}"))),
-            }
+            let reply = connection.call(&["PING"])?;
+            // NOAUTH: up, and it wants a password.
+            let up = reply == Reply::Text("PONG".to_owned()) || reply.is_error("NOAUTH");
+            if up { Ok(()) } else { Err(io::Error::other(format!("{reply:?}"))) }
         });
     }
 }

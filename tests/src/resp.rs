@@ -31,29 +31,26 @@ impl Reply {
     /// The text, or a panic with what came instead.
     #[track_caller]
     pub fn text(&self) -> &str {
-        match self {
-            Reply::Text(text) => text,
-            other => panic!("expected a text, got {other:?}"),
-        }
+        let Reply::Text(text) = self else { panic!("expected a text, got {self:?}") };
+        text
     }
 
     /// The number (also one that came as text), or a panic with what came instead.
     #[track_caller]
     pub fn number(&self) -> i64 {
-        match self {
-            Reply::Number(number) => *number,
-            Reply::Text(text) => text.parse().unwrap_or_else(|_| panic!("expected a number, got {text:?}")),
-            other => panic!("expected a number, got {other:?}"),
-        }
+        let number = match self {
+            Reply::Number(number) => Some(*number),
+            Reply::Text(text) => text.parse().ok(),
+            Reply::Error(_) | Reply::Nil | Reply::List(_) => None,
+        };
+        number.unwrap_or_else(|| panic!("expected a number, got {self:?}"))
     }
 
     /// The list, or a panic with what came instead.
     #[track_caller]
     pub fn list(&self) -> &[Reply] {
-        match self {
-            Reply::List(list) => list,
-            other => panic!("expected a list, got {other:?}"),
-        }
+        let Reply::List(list) = self else { panic!("expected a list, got {self:?}") };
+        list
     }
 
     /// Whether it is an error that begins with this word.

@@ -253,24 +253,21 @@ fn failover(view: &View, state: &State, fault: Fault, since: Time, now: Time) ->
         return wait(Reason::TooSoon(fault));
     }
     // An offset counts only if it was asked for after the loss: before, more may still have been under way.
-    let pending: Vec<Endpoint> = state
-        .in_sync
-        .iter()
-        .map(|entry| &entry.addr)
-        .filter(|addr| view.health(addr, now) == Health::Up)
-        .filter(|addr| !view.backends.get(*addr).is_some_and(|b| b.answered_since(since)))
-        .cloned()
-        .collect();
-    if !pending.is_empty() && now < since + CONFIRM_WAIT {
-        let steps = pending.into_iter().map(Step::Look).collect();
-        return Decision { steps, because: Reason::Confirming(fault) };
+    let silent =
+        state.in_sync.iter().map(|entry| &entry.addr).filter(|addr| view.health(addr, now) == Health::Up);
+    let silent = silent.filter_map(|addr| {
+        let backend = view.backends.get(addr)?;
+        let from = since.max(backend.stale_until);
+        (!backend.answered_since(from)).then_some((addr, from))
+    });
+    let silent: Vec<(&Endpoint, Time)> = silent.collect();
+    let looks = || silent.iter().map(|(addr, _)| Step::Look((*addr).clone())).collect();
+    if silent.iter().any(|(_, from)| now < *from + CONFIRM_WAIT) {
+        return Decision { steps: looks(), because: Reason::Confirming(fault) };
     }
     let best = candidate::best(view, state, since, now);
     match best.and_then(|addr| Some((state.in_sync(&addr)?, view.current(&addr, now)?))) {
-        None => {
-            let steps = pending.into_iter().map(Step::Look).collect();
-            Decision { steps, because: Reason::NobodyEligible(fault) }
-        }
+        None => Decision { steps: looks(), because: Reason::NobodyEligible(fault) },
         Some((entry, seen)) => {
             let because = Reason::Failover(fault, entry.addr.clone());
             publish(promotion(view, state, entry, seen, &because, now), false, because)

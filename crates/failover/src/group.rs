@@ -12,7 +12,9 @@ use topology::{Endpoint, Phase, State, Topology};
 use crate::decide::{Decision, Reason, Step, decide};
 use crate::detector::Trouble;
 use crate::order::{Deed, Order, Refused};
-use crate::view::{ASK_FOR, Announced, Backend, Limits, Observation, Role, Seen, View, follows};
+use crate::view::{
+    ASK_FOR, Announced, Backend, CONFIRM_WAIT, Limits, Observation, Role, Seen, View, follows,
+};
 use crate::{Disqualified, Time};
 
 /// A question is repeated no sooner than this: two round trips on a local network and a turn of the server's loop.
@@ -617,6 +619,7 @@ impl Group {
             [
                 b.detector.deadline(now, limits.down_after, limits.refused_grace),
                 b.unattached_since.map(|since| since + limits.attach_timeout),
+                b.asked_at.map(|at| at + CONFIRM_WAIT),
                 b.advanced_at.map(|at| at + limits.down_after),
                 b.behind_since.map(|at| at + limits.down_after),
                 b.left_at.map(|at| at + limits.attach_timeout),

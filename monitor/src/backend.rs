@@ -16,7 +16,7 @@ use topology::Endpoint;
 use wire::{Link, LinkError, Login, OpenError, Reply, cmd};
 
 use crate::clock::Clock;
-use crate::fault::{self, Step};
+use crate::fault;
 use crate::redis::{self, NoAnswer, Secret};
 
 /// Between two attempts to connect to a server that is down.
@@ -299,7 +299,9 @@ where
         Verdict::AskStore(_) if !store(order).await => return Ok(Outcome::Raced),
         Verdict::AskStore(deeds) | Verdict::Exec(deeds) => deeds,
     };
-    step.map(Step::reached);
+    if let Some(step) = step {
+        step.reached();
+    }
     act(target, link, order, run_id, &deeds, report).await
 }
 

@@ -323,6 +323,8 @@ impl Driver {
         service.follow(state, announced, &self.around.inputs);
         self.services.insert(name.clone(), service);
         info!(service = name, "watching {path}");
+        let answers = self.session.is_some_and(|session| session.phase == SessionPhase::Connected);
+        self.group(&name, Event::Store(answers));
         self.group(&name, Event::Reign(self.reign));
         let others: Vec<String> = self.views.keys().map(|(monitor, _)| monitor.clone()).collect();
         others.into_iter().for_each(|monitor| self.follow_view(&monitor, &name));
@@ -448,6 +450,7 @@ impl Driver {
             }
             Reason::PrimaryTroubled(_)
             | Reason::PrimaryUnreachable
+            | Reason::StoreAway(_)
             | Reason::NoTopology(_)
             | Reason::BirthWaits(..)
             | Reason::RecordRestored
@@ -484,7 +487,18 @@ impl Driver {
             }
             Event::Seen(addr, ..) => _ = service.words.remove(addr),
             Event::Ordered(addr, outcome) => tell_outcome(name, addr, outcome),
-            _ => {}
+            Event::Reign(_)
+            | Event::Store(_)
+            | Event::Peer(_)
+            | Event::State(..)
+            | Event::Announced(..)
+            | Event::Opened(_)
+            | Event::Closed(_)
+            | Event::ConnectionRefused(_)
+            | Event::Troubled(..)
+            | Event::Published(..)
+            | Event::Stalled
+            | Event::Tick => {}
         }
     }
 
@@ -679,7 +693,11 @@ impl Driver {
             | SessionPhase::Closing
             | SessionPhase::Closed => {}
         }
-        self.metrics.zookeeper_connected.set(i64::from(session.phase == SessionPhase::Connected));
+        let answers = session.phase == SessionPhase::Connected;
+        self.metrics.zookeeper_connected.set(i64::from(answers));
+        if before.is_none_or(|before| (before.phase == SessionPhase::Connected) != answers) {
+            self.all_groups(&Event::Store(answers));
+        }
         if !session.phase.is_alive()
             || self.registered.is_some_and(|generation| generation != session.generation)
         {

@@ -134,10 +134,10 @@ fn shown_as(peer: SocketAddr) -> String {
 }
 
 fn read_fence(reply: &Reply) -> Fence {
-    match reply {
-        Reply::Nil => Fence::Absent,
-        reply => reply.text().and_then(|text| text.parse().ok()).map_or(Fence::Unreadable, Fence::At),
+    if matches!(reply, Reply::Nil) {
+        return Fence::Absent;
     }
+    reply.text().and_then(|text| text.parse().ok()).map_or(Fence::Unreadable, Fence::At)
 }
 
 fn credential_epoch(reply: &Reply) -> Option<u64> {

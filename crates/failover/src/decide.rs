@@ -58,6 +58,8 @@ pub enum Reason {
     Unread,
     /// A server was just asked, or something was just done to it: its answer is awaited.
     Looking(Endpoint),
+    /// ZooKeeper does not answer, so nothing can be published (R11); with what is wrong meanwhile.
+    StoreAway(Option<Fault>),
     /// There is no record, and what `<path>` holds cannot become one.
     NoTopology(String),
     /// There is no record, and the named primary is away or is no primary (R0).
@@ -141,6 +143,12 @@ impl fmt::Display for Reason {
             Self::Passive => f.write_str("this monitor is passive"),
             Self::Unread => f.write_str("ZooKeeper has not been read yet"),
             Self::Looking(addr) => write!(f, "asking {addr}"),
+            Self::StoreAway(None) => {
+                f.write_str("ZooKeeper does not answer; what is published stays in force")
+            }
+            Self::StoreAway(Some(fault)) => {
+                write!(f, "{fault}; ZooKeeper does not answer, so no failover is possible")
+            }
             Self::NoTopology(why) => {
                 write!(f, "there is no record yet, and the path cannot become one: {why}")
             }
@@ -196,6 +204,7 @@ pub fn decide(view: &View, now: Time) -> Decision {
         return wait(Reason::Unread);
     }
     match (view.state(), view.record_damaged) {
+        (None, _) | (Some(_), Some(_)) if view.store_away => wait(Reason::StoreAway(None)),
         (None, None) => birth(view, now),
         (None, Some(_)) => wait(Reason::RecordDamaged),
         // The lead is checked in the same transaction, so nobody else published since.
@@ -249,6 +258,9 @@ fn birth(view: &View, now: Time) -> Decision {
 
 /// R5, first half: choose and publish.
 fn failover(view: &View, state: &State, fault: Fault, since: Time, now: Time) -> Decision {
+    if view.store_away {
+        return wait(Reason::StoreAway(Some(fault)));
+    }
     if view.last_failover.is_some_and(|last| now < last + view.limits.min_interval) {
         return wait(Reason::TooSoon(fault));
     }
@@ -383,6 +395,9 @@ fn strays<'a>(view: &'a View, state: &'a State, now: Time) -> impl Iterator<Item
 
 /// R6: at most one change of the set, or of the announcement, at a time.
 fn membership(view: &View, state: &State, primary: &Observation, now: Time) -> Decision {
+    if view.store_away {
+        return wait(Reason::StoreAway(None));
+    }
     let out = leaving(view, state, now);
     if !out.is_empty() {
         let stays = |entry: &&InSync| !out.iter().any(|(addr, _)| *addr == entry.addr);

@@ -27,6 +27,8 @@ const REFUSED_REST: Duration = Duration::from_secs(1);
 pub enum Event {
     /// The reign of this monitor began (the version at which it took the lead) or ended.
     Reign(Option<i32>),
+    /// ZooKeeper answers, or does not (R11).
+    Store(bool),
     /// What the live peer monitor cannot reach; none without a live peer, or while it said nothing.
     Peer(Option<BTreeSet<Endpoint>>),
     /// `state` was read.
@@ -192,6 +194,7 @@ impl Group {
             me,
             limits,
             reign: None,
+            store_away: false,
             record: None,
             record_read: false,
             record_damaged: None,
@@ -238,6 +241,7 @@ impl Group {
     pub fn handle(&mut self, event: Event, now: Time) {
         match event {
             Event::Reign(reign) => self.reign(reign, now),
+            Event::Store(answers) => self.view.store_away = !answers,
             Event::Peer(peer) => self.view.peer = peer,
             Event::State(stored, version) => self.stored(stored, version, now),
             Event::Announced(announced, version) => self.announced(announced, version, now),
@@ -560,7 +564,7 @@ impl Group {
 
     fn publish(&mut self, mut next: State, announce: bool, now: Time) {
         let Some(reign) = self.view.reign else { return };
-        if self.view.publishing || now < self.view.publish_hold {
+        if self.view.publishing || self.view.store_away || now < self.view.publish_hold {
             return;
         }
         let announce = announce.then(|| {

@@ -238,6 +238,8 @@ pub struct View {
     pub limits: Limits,
     /// The version at which this monitor took the lead, while it leads.
     pub reign: Option<i32>,
+    /// ZooKeeper does not answer: nothing can be published (R11).
+    pub store_away: bool,
     /// The record and its version, as last read or published.
     pub record: Option<(State, i32)>,
     /// Whether `state` has been read at all.

@@ -48,5 +48,5 @@ pub use reader::{ReadFile, Reader, Secret, SectionReader};
 pub use schema::{Key, Schema, Section};
 pub use shared::{
     Credentials, LOG, LogFormat, LogLevel, LogSettings, REDIS, REDIS_MEMBER, RedisSettings, ZOOKEEPER,
-    ZookeeperSettings,
+    ZookeeperSettings, misplaced,
 };

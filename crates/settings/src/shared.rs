@@ -130,17 +130,21 @@ fn apart_from_root(
 ) {
     let named = paths.iter().map(|path| ("path", path)).chain(discover.map(|path| ("discover", path)));
     for (key, path) in named {
-        if is_within(path, root) {
-            section.refuse(key, &format!("{path} lies in the state root {root}; move one of them"));
-        }
-        let first = path.as_str()[1..].split('/').next().unwrap_or_default();
-        if TAKEN.contains(&first) {
-            section.refuse(
-                key,
-                &format!("{path} cannot begin with /{first}: {root}/{first} is a record of its own"),
-            );
+        if let Some(why) = misplaced(path, root) {
+            section.refuse(key, &why);
         }
     }
+}
+
+/// Why an announcement cannot stand at `path` when the monitors' records lie below `root`.
+pub fn misplaced(path: &ZnodePath, root: &ZnodePath) -> Option<String> {
+    if is_within(path, root) {
+        return Some(format!("{path} lies in the state root {root}; move one of them"));
+    }
+    let first = path.as_str()[1..].split('/').next().unwrap_or_default();
+    TAKEN
+        .contains(&first)
+        .then(|| format!("{path} cannot begin with /{first}: {root}/{first} is a record of its own"))
 }
 
 fn is_within(path: &ZnodePath, folder: &ZnodePath) -> bool {

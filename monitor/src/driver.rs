@@ -56,8 +56,8 @@ pub(crate) enum Input {
     Monitors(Vec<String>),
     /// What a monitor thinks of a service's backends.
     Opinion(String, String, Option<BTreeSet<Endpoint>>),
-    /// An opinion of ours could not be written.
-    OpinionLost(String),
+    /// An opinion of ours was written, or could not be.
+    OpinionWritten(String, bool),
     /// The services below `discover`.
     Discovered(Vec<String>),
     /// Admin HTTP asks.
@@ -265,10 +265,12 @@ impl Driver {
                 self.opinions.insert((monitor, service.clone()), unreachable);
                 self.pass_opinion(&service);
             }
-            Input::OpinionLost(service) => {
-                if let Some(service) = self.services.get_mut(&service) {
-                    service.opinion = None;
+            Input::OpinionWritten(name, written) => {
+                if let Some(service) = self.services.get_mut(&name) {
+                    service.writes_opinion = false;
+                    service.opinion = service.opinion.take().filter(|_| written);
                 }
+                self.write_opinion(&name);
             }
             Input::Discovered(names) => self.discovered(&names),
             Input::Ask(question, answer) => {
@@ -296,7 +298,6 @@ impl Driver {
         if now >= self.next_beat {
             self.next_beat = now + self.heartbeat();
             self.beat();
-            self.write_opinions(now);
             self.show();
         }
         match &self.name_taken {
@@ -371,6 +372,7 @@ impl Driver {
         if let Some(service) = self.services.get_mut(name) {
             tell_primary(name, service);
         }
+        self.write_opinion(name);
     }
 
     fn perform(&mut self, name: &str, action: Action) {
@@ -814,24 +816,29 @@ impl Driver {
         }
     }
 
-    fn write_opinions(&mut self, now: Time) {
-        let Some(generation) = self.registered else { return };
-        for (name, service) in &mut self.services {
-            let unreachable: Vec<Endpoint> = service.group.view().unreachable(now).into_iter().collect();
-            if service.opinion.as_ref() == Some(&unreachable) {
-                continue;
-            }
-            let value = json!(unreachable);
-            service.opinion = Some(unreachable);
-            let publisher = Publisher::new(self.store.at(generation), self.layout.clone());
-            let (me, name, inputs) = (self.me.name.clone(), name.clone(), self.around.inputs.clone());
-            tokio::spawn(async move {
-                if let Err(error) = publisher.opinion(&me, &name, &value).await {
-                    debug!(service = name, %error, "the opinion was not written");
-                    let _ = inputs.send(Input::OpinionLost(name));
-                }
-            });
+    /// Writes what this monitor cannot reach, when that changed.
+    fn write_opinion(&mut self, name: &str) {
+        let now = self.now();
+        let (Some(generation), Some(service)) = (self.registered, self.services.get_mut(name)) else {
+            return;
+        };
+        let unreachable: Vec<Endpoint> = service.group.view().unreachable(now).into_iter().collect();
+        if service.writes_opinion || service.opinion.as_ref() == Some(&unreachable) {
+            return;
         }
+        let value = json!(unreachable);
+        (service.opinion, service.writes_opinion) = (Some(unreachable), true);
+        let publisher = Publisher::new(self.store.at(generation), self.layout.clone());
+        let (me, name, inputs) = (self.me.name.clone(), name.to_owned(), self.around.inputs.clone());
+        tokio::spawn(async move {
+            let written = publisher.opinion(&me, &name, &value).await;
+            if let Err(error) = &written {
+                debug!(service = name, %error, "the opinion was not written");
+                // Not at once: ZooKeeper is away, or the session is over.
+                sleep(Duration::from_millis(100)).await;
+            }
+            let _ = inputs.send(Input::OpinionWritten(name, written.is_ok()));
+        });
     }
 
     // -- what is shown -------------------------------------------------------------------------------------------

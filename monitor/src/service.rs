@@ -28,6 +28,8 @@ pub(crate) struct Service {
     pub(crate) told: Option<(Endpoint, u64)>,
     /// The opinion that was last written.
     pub(crate) opinion: Option<Vec<Endpoint>>,
+    /// An opinion is being written; the next one waits for it, so that the last one stays.
+    pub(crate) writes_opinion: bool,
     /// Whether it was discovered rather than configured.
     pub(crate) discovered: bool,
     followers: Vec<JoinHandle<()>>,
@@ -56,6 +58,7 @@ impl Service {
             words: BTreeMap::new(),
             told: None,
             opinion: None,
+            writes_opinion: false,
             discovered,
             followers: Vec::new(),
         }

@@ -1,2 +1,179 @@
-//! Placeholder.
-fn main() {}
+//! The HTTP front of a Redis group: follows who is primary, and routes reads and writes there.
+//!
+//! Read in this order: `view` (what is believed, and that it never goes back), `lane` (one connection: what may be
+//! sent on it, and when), `script` (the two steps that Redis takes as one), `settle` (what became of an answer that
+//! never came), `pool` (all of a service together), `request`, `routes` and `answer` (HTTP).
+
+mod answer;
+mod config;
+mod lane;
+mod metrics;
+mod pool;
+mod queue;
+mod request;
+mod routes;
+mod script;
+mod services;
+mod settle;
+mod view;
+
+use std::hash::{BuildHasher, RandomState};
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::serve::ListenerExt;
+use clap::Parser;
+use settings::{LogFormat, LogSettings};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use topology::zookeeper::Store;
+use topology::{Endpoint, Layout};
+
+use config::Config;
+use metrics::Metrics;
+use pool::Options;
+use routes::Front;
+use services::Services;
+
+/// How long a connection to Redis may take to open.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// HTTP front of a Redis group that Albireo keeps writable.
+#[derive(Debug, Parser)]
+#[command(name = "api", version)]
+struct Arguments {
+    /// The configuration.
+    #[arg(default_value = "./api.ini", value_name = "FILE")]
+    file: PathBuf,
+    /// Where to listen, in place of the file's `[api] listen`.
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<Endpoint>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let mut config = match Config::load(&arguments.file) {
+        Ok(config) => config,
+        Err(problems) => {
+            eprintln!("{problems}");
+            return ExitCode::from(2);
+        }
+    };
+    if let Some(listen) = arguments.listen {
+        config.api.listen = listen;
+    }
+    start_log(config.log);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!("no runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = match runtime.block_on(run(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            tracing::error!("{why}");
+            ExitCode::FAILURE
+        }
+    };
+    // Nothing is left to wait for; a name that is still being resolved must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    code
+}
+
+fn start_log(settings: LogSettings) {
+    let level = settings.level.as_str();
+    // The library reports every reconnect on its own; what matters of that is said here.
+    let filter = tracing_subscriber::EnvFilter::new(format!("{level},zookeeper_client=error"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match settings.format {
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+/// Serves until a signal comes.
+async fn run(config: Config) -> Result<(), String> {
+    let listen = config.api.listen.clone();
+    let refused = |e: std::io::Error| format!("cannot listen on {listen}: {e}");
+    let listener = TcpListener::bind((listen.host(), listen.port())).await.map_err(refused)?;
+    let bound = listener.local_addr().map_err(refused)?;
+    let mut stops = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
+
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    tracing::info!(
+        service = config.api.service,
+        durability = config.api.durability.as_str(),
+        "api {} listens on {bound}; ZooKeeper at {}",
+        env!("CARGO_PKG_VERSION"),
+        config.zookeeper.hosts
+    );
+    let store = Store::open(config.store_options());
+    let deadline = config.api.deadline;
+    let front = Arc::new(serve_from(config, store.clone()));
+    let app = Router::new().fallback(routes::answer).with_state(front);
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let listener = listener.tap_io(|stream| {
+        // An answer is one write; there is nothing to wait for.
+        let _ = stream.set_nodelay(true);
+    });
+    let server = axum::serve(listener, app).with_graceful_shutdown(async {
+        let _ = stopped.await;
+    });
+    let mut server = tokio::spawn(server.into_future());
+    tokio::select! {
+        ended = &mut server => return Err(format!("the server ended: {ended:?}")),
+        () = any(&mut stops) => tracing::info!("stopping"),
+    }
+    let _ = stop.send(());
+    // Every request ends by its deadline; a client that does not read its answer is not waited for.
+    let _ = tokio::time::timeout(deadline + Duration::from_secs(1), server).await;
+    store.close().await;
+    Ok(())
+}
+
+fn serve_from(config: Config, store: Store) -> Front {
+    let metrics = Arc::new(Metrics::new());
+    let layout = Layout::new(config.zookeeper.state_root.clone());
+    let logins = config.clone();
+    let options = Options {
+        process: format!("{:016x}", RandomState::new().hash_one(std::process::id())),
+        connect_timeout: CONNECT_TIMEOUT,
+        login: Box::new(move |addr| logins.login(addr)),
+    };
+    let services = Services::new(store, layout, options, metrics.clone());
+    let mut kept = config.zookeeper.path.clone();
+    kept.push(config.api.service_path.clone());
+    for path in &kept {
+        services.add(path);
+    }
+    if let Some(parent) = config.zookeeper.discover.clone() {
+        tokio::spawn(services.clone().discover(parent, kept));
+    }
+    Front::new(config.api, services, metrics)
+}
+
+/// Ends with the first signal.
+async fn any(signals: &mut [std::io::Result<tokio::signal::unix::Signal>; 2]) {
+    let [first, second] = signals;
+    tokio::select! {
+        () = one(first) => {}
+        () = one(second) => {}
+    }
+}
+
+async fn one(signal: &mut std::io::Result<tokio::signal::unix::Signal>) {
+    match signal {
+        Ok(signal) => {
+            signal.recv().await;
+        }
+        Err(_) => std::future::pending().await,
+    }
+}

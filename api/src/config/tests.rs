@@ -94,3 +94,55 @@ fn which_service_is_meant() {
     assert_eq!(problem("").lines().count(), 1);
     assert!(problem("").contains("[zookeeper] path = : missing"));
 }
+
+/// A file of `conf/`, read as it is shipped.
+fn shipped(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf").join(name)).unwrap()
+}
+
+/// The text with the commented keys that begin with `mark` turned into keys.
+fn uncommented(text: &str, mark: char) -> String {
+    let line = |line: &str| match line.strip_prefix(mark) {
+        Some(key) if !key.starts_with(' ') => format!("{key}\n"),
+        Some(_) | None => format!("{line}\n"),
+    };
+    text.lines().map(line).collect()
+}
+
+/// Every key of the schema that a text does not mention in its section, as a key or as a comment.
+fn unmentioned(text: &str) -> Vec<String> {
+    let mut missing = Vec::new();
+    for section in SCHEMA.sections().iter().filter(|section| !text.contains(&format!("[{}:", section.name())))
+    {
+        let header = format!("[{}]", section.name());
+        let body =
+            text.lines().skip_while(|line| *line != header).skip(1).take_while(|line| !line.starts_with('['));
+        let body: Vec<&str> = body.collect();
+        for key in section.keys() {
+            let mentions = |line: &&str| {
+                let rest = line.trim_start_matches([';', '#']).strip_prefix(key.name());
+                rest.is_some_and(|rest| rest.starts_with(" =") || rest.starts_with('.'))
+            };
+            if !body.iter().any(mentions) {
+                missing.push(format!("[{}] {}", section.name(), key.name()));
+            }
+        }
+    }
+    missing
+}
+
+#[test]
+fn the_shipped_file_says_what_it_seems_to() {
+    let parse = |text: &str| Config::parse(text.as_bytes(), "a.ini", [], &|_| Ok(b"user:secret".to_vec()));
+    let text = shipped("api.ini");
+    let config = parse(&text).unwrap();
+    assert_eq!(Ok(&config), self::parse(BASE).as_ref(), "it holds the defaults");
+    assert_eq!(unmentioned(&text), [""; 0]);
+    // What is shown as a default is one.
+    assert_eq!(Ok(&config), parse(&uncommented(&text, ';')).as_ref());
+    // What is shown as an example works, or is said to come later.
+    let problems = parse(&uncommented(&uncommented(&text, '#'), ';')).unwrap_err();
+    let others: Vec<_> =
+        problems.iter().filter(|problem| !problem.why.contains("not yet available")).collect();
+    assert_eq!(others, [&settings::Problem::file("", ""); 0]);
+}

@@ -232,6 +232,11 @@ impl Receiver {
         }
     }
 
+    /// The next reply if all of it was received already; never waits.
+    pub fn buffered(&mut self) -> Result<Option<Reply>, LinkError> {
+        take_reply(&mut self.buffer, self.max_bytes).map_err(|_| LinkError::Protocol)
+    }
+
     /// Listens to replies of up to so many bytes.
     pub fn limit(&mut self, max_bytes: usize) {
         self.max_bytes = max_bytes;

@@ -1,0 +1,244 @@
+//! What became of a batch whose answer never came (R17).
+//!
+//! One task per service takes the lost batches, on a connection of its own, so that waiting for replicas holds up
+//! nobody else. In each round, under one view: the lost connections are cut if the primary is still the same
+//! process; one script per batch writes the barrier and returns the marker; a batch that is not in this history is
+//! sent again, but only once every replica in sync has confirmed the barrier. Whatever goes wrong, the round begins
+//! again, under the next view if there is one, until nobody waits for the outcome any more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use failover::confirm::{Confirmation, Durability, Settled, confirmed, settle};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
+use wire::{Command, Link, LinkError, Reply, Role, cmd};
+
+use crate::pool::{Lost, Pool};
+use crate::queue::Written;
+use crate::script;
+use crate::view::View;
+
+/// How long one step may take before the connection is given up and the round begins again.
+const STEP: Duration = Duration::from_millis(500);
+
+/// How long replicas are waited for in one step.
+const WAIT_MS: &str = "100";
+
+/// Before a round is tried again.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// How long the connection is kept when there is nothing to settle.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// Why a round ended early; all of it is tried again.
+#[derive(Debug, thiserror::Error)]
+enum Again {
+    #[error("no connection: {0}")]
+    Open(#[from] wire::OpenError),
+    #[error("another process answers there")]
+    OtherProcess,
+    #[error("{0}")]
+    Link(#[from] LinkError),
+    #[error("no answer in time")]
+    Slow,
+    #[error("{0}")]
+    Refused(String),
+    #[error("not under this epoch")]
+    Fenced,
+}
+
+/// What the barrier script said about one batch.
+enum Found {
+    Applied,
+    Missing,
+    /// Not in this history, if the barrier is confirmed.
+    Lower,
+}
+
+/// Settles what comes, for as long as the service lives.
+pub(crate) async fn run(pool: Arc<Pool>, mut lost: mpsc::UnboundedReceiver<Lost>) {
+    let mut pending: Vec<Lost> = Vec::new();
+    let mut link: Option<Link> = None;
+    let mut views = pool.views.clone();
+    loop {
+        while let Ok(next) = lost.try_recv() {
+            pending.push(next);
+        }
+        pending.retain(|lost| lost.batch.writes.iter().any(|write| !write.done.is_closed()));
+        if pending.is_empty() {
+            match timeout(IDLE, lost.recv()).await {
+                Ok(Some(next)) => pending.push(next),
+                Ok(None) => return,
+                Err(_) => link = None,
+            }
+            continue;
+        }
+        let view = views.borrow_and_update().clone();
+        let Some(view) = view else { return };
+        let round = round(&pool, &view, &mut link, &mut pending);
+        let ended = tokio::select! {
+            ended = round => Some(ended),
+            () = another_view(&mut views) => None,
+        };
+        match ended {
+            Some(Ok(())) => {}
+            // What was on its way on the link when the view changed would be taken for the next answer.
+            None => link = None,
+            Some(Err(why)) => {
+                tracing::debug!(service = pool.name, "settling: {why}");
+                pool.in_trouble(&view.primary, &why);
+                if !matches!(why, Again::Refused(_) | Again::Fenced) {
+                    link = None;
+                }
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn another_view(views: &mut watch::Receiver<Option<Arc<View>>>) {
+    if views.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// One attempt at everything that is pending, under one view. What is settled leaves `pending`.
+async fn round(
+    pool: &Pool,
+    view: &Arc<View>,
+    link: &mut Option<Link>,
+    pending: &mut Vec<Lost>,
+) -> Result<(), Again> {
+    if link.as_ref().is_none_or(|link| link.run_id() != Some(view.run_id.as_str())) {
+        *link = None;
+        let limit = pool.options.connect_timeout;
+        let login = (pool.options.login)(&view.primary);
+        let fresh = Link::open(&view.primary, &login, "albireo-api", limit).await?;
+        if fresh.run_id() != Some(view.run_id.as_str()) {
+            return Err(Again::OtherProcess);
+        }
+        *link = Some(fresh);
+    }
+    let Some(link) = link else { return Err(Again::OtherProcess) };
+    cut(pool, view, link, pending).await?;
+    let lower = ask(pool, view, link, pending).await?;
+    if lower > 0 {
+        confirm(view, link).await?;
+        // Every batch that is left here was found lower by `ask`, before the barrier that is now confirmed.
+        for lost in pending.drain(..) {
+            pool.metrics.settled_not_applied.inc();
+            pool.queue.put_back(lost.batch.writes);
+        }
+    }
+    Ok(())
+}
+
+/// Step 1: cuts the lost connections at the process that they led to, and waits for the answer. What waits in them
+/// is then never executed.
+async fn cut(pool: &Pool, view: &View, link: &mut Link, pending: &mut Vec<Lost>) -> Result<(), Again> {
+    let here = |lost: &Lost| !lost.cut && *lost.batch.run_id == *view.run_id;
+    let kill = |lost: &Lost| lost.batch.client_id.map(|id| cmd!["CLIENT", "KILL", "ID", id.to_string()]);
+    let due: Vec<bool> = pending.iter().map(here).collect();
+    let kills = pending.iter().zip(&due).filter(|(_, due)| **due).filter_map(|(lost, _)| kill(lost));
+    let mut replies = call(link, &kills.collect::<Vec<_>>()).await?.into_iter();
+    for (lost, due) in pending.iter_mut().zip(due) {
+        if due && lost.batch.client_id.is_some() {
+            lost.cut = replies.next().is_some_and(|reply| matches!(reply, Reply::Int(_)));
+        }
+    }
+    // Without the right to cut it nothing can be said while that process lives.
+    for at in (0..pending.len()).rev() {
+        if here(&pending[at]) {
+            let why = "the connection was lost and could not be cut (CLIENT KILL is not allowed)";
+            give_up(pool, pending.swap_remove(at), why);
+        }
+    }
+    Ok(())
+}
+
+/// Step 2: the barrier and the markers. Settles what can be settled at once; returns how many were found lower.
+async fn ask(
+    pool: &Pool,
+    view: &Arc<View>,
+    link: &mut Link,
+    pending: &mut Vec<Lost>,
+) -> Result<usize, Again> {
+    let scripts: Vec<_> = pending.iter().map(|lost| script::settle(view.epoch, &lost.batch.marker)).collect();
+    let replies = call(link, &scripts).await?;
+    let found: Vec<_> = pending
+        .iter()
+        .zip(&replies)
+        .map(|(lost, reply)| found(reply, lost.batch.number))
+        .collect::<Result<_, _>>()?;
+    let mut lower = 0;
+    for (at, found) in found.into_iter().enumerate().rev() {
+        match found {
+            Found::Lower => lower += 1,
+            Found::Applied => {
+                pool.metrics.settled_applied.inc();
+                for write in pending.remove(at).batch.writes {
+                    let _ = write.done.send(Written::Applied(view.clone()));
+                }
+            }
+            Found::Missing => {
+                give_up(pool, pending.remove(at), "the connection was lost, and so was its marker")
+            }
+        }
+    }
+    Ok(lower)
+}
+
+fn found(reply: &Reply, number: u64) -> Result<Found, Again> {
+    let marker = match reply {
+        Reply::Error(text) => return Err(Again::Refused(text.clone())),
+        // A marker that is no number says that the batch was applied in part.
+        Reply::Nil | Reply::Status(_) | Reply::Bulk(_) | Reply::Int(_) | Reply::Array(_) => reply.unsigned(),
+    };
+    Ok(match settle(marker, number, Durability::Async, false) {
+        Settled::Applied => Found::Applied,
+        Settled::Unknown => Found::Missing,
+        Settled::ConfirmFirst | Settled::NotApplied => Found::Lower,
+    })
+}
+
+/// Step 3: every replica in sync has the barrier, and the epoch is still the same.
+async fn confirm(view: &View, link: &mut Link) -> Result<(), Again> {
+    let copies = view.in_sync.len().to_string();
+    let questions = [cmd!["ROLE"], cmd!["WAIT", copies, WAIT_MS], cmd!["ROLE"], cmd!["GET", script::FENCE]];
+    let mut needed = None;
+    loop {
+        let replies = call(link, &questions).await?;
+        let [before, _, after, fence] = replies.as_slice() else { return Err(Again::Slow) };
+        let (offset, _) = primary_role(before)?;
+        let needed = *needed.get_or_insert(offset);
+        let (_, replicas) = primary_role(after)?;
+        match confirmed(&view.in_sync, needed, &replicas, fence.unsigned(), view.epoch) {
+            Confirmation::Confirmed => return Ok(()),
+            Confirmation::Fenced => return Err(Again::Fenced),
+            Confirmation::Behind(_) => sleep(PAUSE).await,
+        }
+    }
+}
+
+fn primary_role(reply: &Reply) -> Result<(u64, Vec<(String, u64)>), Again> {
+    match Role::from_reply(reply) {
+        Ok(Role::Primary { offset, replicas }) => Ok((offset, replicas)),
+        Ok(Role::Replica { .. }) => Err(Again::Fenced),
+        Err(error) => Err(Again::Refused(error.to_string())),
+    }
+}
+
+async fn call(link: &mut Link, pipeline: &[Command]) -> Result<Vec<Reply>, Again> {
+    if pipeline.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(timeout(STEP, link.call(pipeline)).await.map_err(|_| Again::Slow)??)
+}
+
+fn give_up(pool: &Pool, lost: Lost, why: &str) {
+    pool.metrics.settled_unknown.inc();
+    for write in lost.batch.writes {
+        let _ = write.done.send(Written::Indeterminate(why.to_owned()));
+    }
+}

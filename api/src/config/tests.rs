@@ -112,8 +112,7 @@ fn uncommented(text: &str, mark: char) -> String {
 /// Every key of the schema that a text does not mention in its section, as a key or as a comment.
 fn unmentioned(text: &str) -> Vec<String> {
     let mut missing = Vec::new();
-    for section in SCHEMA.sections().iter().filter(|section| !text.contains(&format!("[{}:", section.name())))
-    {
+    for section in SCHEMA.sections() {
         let header = format!("[{}]", section.name());
         let body =
             text.lines().skip_while(|line| *line != header).skip(1).take_while(|line| !line.starts_with('['));
@@ -144,5 +143,5 @@ fn the_shipped_file_says_what_it_seems_to() {
     let problems = parse(&uncommented(&uncommented(&text, '#'), ';')).unwrap_err();
     let others: Vec<_> =
         problems.iter().filter(|problem| !problem.why.contains("not yet available")).collect();
-    assert_eq!(others, [&settings::Problem::file("", ""); 0]);
+    assert_eq!(others, [""; 0]);
 }

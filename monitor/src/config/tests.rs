@@ -253,3 +253,78 @@ fn a_file_that_is_not_there() {
         "/nowhere/m.ini: cannot be read: No such file or directory (os error 2)"
     );
 }
+
+/// A file of `conf/`, read as it is shipped.
+fn shipped(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf").join(name)).unwrap()
+}
+
+/// The text with the commented keys that begin with `mark` turned into keys.
+fn uncommented(text: &str, mark: char) -> String {
+    let line = |line: &str| match line.strip_prefix(mark) {
+        Some(key) if !key.starts_with(' ') => format!("{key}\n"),
+        Some(_) | None => format!("{line}\n"),
+    };
+    text.lines().map(line).collect()
+}
+
+/// Every key of the schema that a text does not mention in its section, as a key or as a comment.
+fn unmentioned(text: &str) -> Vec<String> {
+    let mut missing = Vec::new();
+    for section in SCHEMA.sections() {
+        let header = format!("[{}]", section.name());
+        let body =
+            text.lines().skip_while(|line| *line != header).skip(1).take_while(|line| !line.starts_with('['));
+        let body: Vec<&str> = body.collect();
+        for key in section.keys() {
+            let mentions = |line: &&str| {
+                let rest = line.trim_start_matches([';', '#']).strip_prefix(key.name());
+                rest.is_some_and(|rest| rest.starts_with(" =") || rest.starts_with('.'))
+            };
+            if !body.iter().any(mentions) {
+                missing.push(format!("[{}] {}", section.name(), key.name()));
+            }
+        }
+    }
+    missing
+}
+
+/// Parses with every file there.
+fn shipped_config(text: &str) -> Result<Config, Problems> {
+    Config::parse(text.as_bytes(), "m.ini", [], &|_| Ok(b"user:secret".to_vec()))
+}
+
+#[test]
+fn the_shipped_files_say_what_they_seem_to() {
+    let two_keys = shipped_config(&shipped("monitor.ini")).unwrap();
+    assert_eq!(format!("{two_keys:?}"), format!("{:?}", with("").unwrap()));
+    let ports = |config: &Config| {
+        let star = &config.binary_star;
+        (
+            star.bind.clone(),
+            star.peer.clone().unwrap_or_default(),
+            star.voter.clone(),
+            config.admin.listen.port(),
+        )
+    };
+    let tcp = |port: u16| format!("tcp://127.0.0.1:{port}");
+    for (name, role, expected) in [
+        ("monitor-primary.ini", Role::Primary, (tcp(5003), tcp(5004), tcp(5001), 8001)),
+        ("monitor-backup.ini", Role::Backup, (tcp(5004), tcp(5003), tcp(5002), 8002)),
+    ] {
+        let text = shipped(name);
+        let config = shipped_config(&text).unwrap();
+        assert_eq!((config.binary_star.role, ports(&config)), (role, expected), "{name}");
+        assert_eq!((&config.zookeeper, &config.warnings), (&two_keys.zookeeper, &Vec::new()), "{name}");
+        assert_eq!(unmentioned(&text), [""; 0], "{name}");
+        // What is shown as a default is one.
+        let spelled_out = shipped_config(&uncommented(&text, ';')).unwrap();
+        assert_eq!(format!("{spelled_out:?}"), format!("{config:?}"), "{name}");
+        // What is shown as an example works, or is said to come later.
+        let examples = uncommented(&uncommented(&text, '#'), ';');
+        let problems = shipped_config(&examples).unwrap_err();
+        let others: Vec<_> =
+            problems.iter().filter(|problem| !problem.why.contains("not yet available")).collect();
+        assert_eq!(others, [""; 0], "{name}");
+    }
+}

@@ -1,0 +1,93 @@
+//! Second opinions (R10): what the other monitors cannot reach, and what this one cannot.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use failover::Event;
+use serde_json::json;
+use tokio::time::sleep;
+use topology::Endpoint;
+use topology::zookeeper::Seen;
+use tracing::debug;
+
+use super::{Driver, Input};
+use crate::publisher::Publisher;
+use crate::service::forward;
+
+impl Driver {
+    pub(super) fn monitors(&mut self, names: &[String]) {
+        let others: Vec<String> = names.iter().filter(|name| **name != self.me.name).cloned().collect();
+        let services: Vec<String> = self.services.keys().cloned().collect();
+        self.views.retain(|(monitor, _), task| {
+            let keep = others.contains(monitor);
+            if !keep {
+                task.abort();
+            }
+            keep
+        });
+        self.opinions.retain(|(monitor, _), _| others.contains(monitor));
+        for monitor in &others {
+            services.iter().for_each(|service| self.follow_view(monitor, service));
+        }
+        services.iter().for_each(|service| self.pass_opinion(service));
+    }
+
+    pub(super) fn follow_view(&mut self, monitor: &str, service: &str) {
+        let key = (monitor.to_owned(), service.to_owned());
+        let Ok(path) = self.layout.view(monitor, service) else { return };
+        if self.views.contains_key(&key) {
+            return;
+        }
+        let (of, about) = key.clone();
+        let wrap = move |opinion| Input::Opinion(of.clone(), about.clone(), opinion);
+        let task = forward(self.store.follow(&path), self.around.inputs.clone(), wrap, |seen| match seen {
+            Seen::NotYet => None,
+            Seen::Absent => Some(None),
+            Seen::There(found) => Some(serde_json::from_slice(&found.data).ok()),
+        });
+        self.views.insert(key, task);
+    }
+
+    /// The opinions of the other monitors count while the peer's heartbeats come.
+    pub(super) fn pass_opinion(&mut self, service: &str) {
+        let alive = self.peer_alive();
+        let said: Vec<&BTreeSet<Endpoint>> = self
+            .opinions
+            .iter()
+            .filter(|((_, about), _)| about == service)
+            .filter_map(|(_, opinion)| opinion.as_ref())
+            .collect();
+        // What every one of them cannot reach.
+        let common = said.split_first().filter(|_| alive).map(|(first, rest)| {
+            first.iter().filter(|addr| rest.iter().all(|other| other.contains(*addr))).cloned().collect()
+        });
+        if self.services.get(service).is_some_and(|s| s.group.view().peer != common) {
+            self.group(service, Event::Peer(common));
+        }
+    }
+
+    /// Writes what this monitor cannot reach, when that changed.
+    pub(super) fn write_opinion(&mut self, name: &str) {
+        let now = self.now();
+        let (Some(generation), Some(service)) = (self.registered, self.services.get_mut(name)) else {
+            return;
+        };
+        let unreachable: Vec<Endpoint> = service.group.view().unreachable(now).into_iter().collect();
+        if service.writes_opinion || service.opinion.as_ref() == Some(&unreachable) {
+            return;
+        }
+        let value = json!(unreachable);
+        (service.opinion, service.writes_opinion) = (Some(unreachable), true);
+        let publisher = Publisher::new(self.store.at(generation), self.layout.clone());
+        let (me, name, inputs) = (self.me.name.clone(), name.to_owned(), self.around.inputs.clone());
+        tokio::spawn(async move {
+            let written = publisher.opinion(&me, &name, &value).await;
+            if let Err(error) = &written {
+                debug!(service = name, %error, "the opinion was not written");
+                // Not at once: ZooKeeper is away, or the session is over.
+                sleep(Duration::from_millis(100)).await;
+            }
+            let _ = inputs.send(Input::OpinionWritten(name, written.is_ok()));
+        });
+    }
+}

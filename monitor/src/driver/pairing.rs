@@ -1,0 +1,145 @@
+//! The pair and the lead: heartbeats and the leader record in, bids, votes and beats out (R12).
+
+use binary_star::{PairEvent, State as PairState};
+use failover::Event;
+use failover::Time;
+use failover::lead::{Bid, Peer};
+use topology::MonitorRecord;
+use topology::zookeeper::{PublishError, Seen};
+use tracing::{debug, error, info, warn};
+
+use super::{Driver, Input, leader_event};
+use crate::service::forward;
+
+impl Driver {
+    pub(super) fn pair_event(&mut self, event: PairEvent) {
+        match event {
+            PairEvent::StateChanged { .. } => {} // told by the pair itself
+            PairEvent::PeerAlive => info!("the peer monitor is heard"),
+            PairEvent::PeerExpired => warn!("the peer monitor is silent for two heartbeats"),
+            PairEvent::Refused(refusal) => debug!("Binary Star: {refusal}; the lead in ZooKeeper settles it"),
+            PairEvent::BadHeartbeat(why, total) => {
+                if total.is_power_of_two() {
+                    warn!(total, "a heartbeat was dropped: {why}");
+                }
+                self.bad_heartbeats = total;
+            }
+            PairEvent::BadRequest(total) => debug!(total, "a request at the voter was dropped"),
+            PairEvent::Beat { .. } | PairEvent::Request { .. } => {}
+            PairEvent::Ended(None) => debug!("Binary Star ended"),
+            PairEvent::Ended(Some(why)) => {
+                error!("Binary Star ended: {why}; this monitor is deaf to its peer")
+            }
+        }
+        self.services.keys().cloned().collect::<Vec<_>>().iter().for_each(|name| self.pass_opinion(name));
+    }
+
+    pub(super) fn peer(&self) -> Peer {
+        let Some(pair) = &self.pair else { return Peer::None };
+        let peer = pair.peer();
+        match (peer.alive, peer.state) {
+            (true, Some(PairState::Active)) => Peer::Active,
+            (true, _) => Peer::NotActive,
+            // Not heard yet: whoever is there has two heartbeats to say so.
+            (false, _) if peer.heard.is_none() && self.now() < 2 * self.heartbeat() => Peer::Active,
+            (false, _) => Peer::Expired,
+        }
+    }
+
+    pub(super) fn peer_alive(&self) -> bool {
+        self.pair.as_ref().is_some_and(|pair| pair.peer().alive)
+    }
+
+    pub(super) fn tend_lead(&mut self, now: Time) {
+        let active = self.pair.as_ref().is_none_or(|pair| pair.state() == PairState::Active);
+        self.lead.pair(self.peer(), active);
+        self.follow_holder();
+        if let Bid::Take(version) = self.lead.bid(now) {
+            self.lead.trying(now);
+            let (publisher, me, inputs) =
+                (self.bound_publisher(), self.me.clone(), self.around.inputs.clone());
+            tokio::spawn(async move {
+                let result = publisher.take_lead(&me, version).await;
+                let _ = inputs.send(Input::LeadTaken(result));
+            });
+        }
+        self.settle_pair(active);
+        let reign = self.lead.reign();
+        if reign != self.reign {
+            self.reign = reign;
+            self.leads_since = reign.map(|_| now);
+            match reign {
+                Some(version) => info!(version, "this monitor leads"),
+                None => warn!("this monitor does not lead any more"),
+            }
+            self.all_groups(&Event::Reign(reign));
+        }
+    }
+
+    /// The lead in ZooKeeper decides who is ACTIVE; no process aborts over two of a kind.
+    pub(super) fn settle_pair(&self, active: bool) {
+        let Some(pair) = &self.pair else { return };
+        if self.lead.reign().is_some() && !active {
+            pair.vote(binary_star::Lead::Won);
+        } else if active
+            && (self.lead.held_by_other() || self.registered.is_none())
+            && self.lead.reign().is_none()
+        {
+            pair.vote(binary_star::Lead::Lost);
+        }
+    }
+
+    pub(super) fn follow_holder(&mut self) {
+        let holder = self.lead.holder().map(str::to_owned);
+        if holder.as_deref() == self.holder.as_ref().map(|(name, _)| name.as_str()) {
+            return;
+        }
+        if let Some((_, task)) = self.holder.take() {
+            task.abort();
+        }
+        let Some(name) = holder else { return };
+        info!("the monitor `{name}` leads");
+        let Ok(path) = self.layout.monitor(&name) else { return };
+        let of = name.clone();
+        let wrap = move |beat| Input::Beat(of.clone(), beat);
+        let task = forward(self.store.follow(&path), self.around.inputs.clone(), wrap, |seen| match seen {
+            Seen::NotYet => None,
+            Seen::Absent => Some(None),
+            Seen::There(found) => {
+                let record: Option<MonitorRecord> = serde_json::from_slice(&found.data).ok();
+                Some(record.map(|record| (record.instance, record.beat)))
+            }
+        });
+        self.holder = Some((name, task));
+    }
+
+    pub(super) fn lead_taken(&mut self, result: Result<i32, PublishError>) {
+        match result {
+            Ok(version) => self.lead.record(Some((self.me.clone(), version))),
+            Err(error) => {
+                debug!(%error, "the lead was not taken");
+                let now = self.now();
+                self.lead.failed(now);
+                let (store, leader, inputs) =
+                    (self.store.clone(), self.layout.leader(), self.around.inputs.clone());
+                tokio::spawn(async move {
+                    if let Ok(found) = store.get(&leader).await
+                        && let Some(record) = leader_event(&found.map_or(Seen::Absent, Seen::There))
+                    {
+                        let _ = inputs.send(Input::Leader(record));
+                    }
+                });
+            }
+        }
+    }
+
+    pub(super) fn beat(&mut self) {
+        self.metrics.active.set(i64::from(self.reign.is_some()));
+        if self.reign.is_none() {
+            return;
+        }
+        self.record.beat += 1;
+        let (publisher, name, record) = (self.bound_publisher(), self.me.name.clone(), self.record.clone());
+        tokio::spawn(async move { publisher.beat(&name, &record).await });
+    }
+}

@@ -303,6 +303,12 @@ impl Driver {
         if now >= self.next_beat {
             self.next_beat = now + self.heartbeat();
             self.beat();
+            self.services
+                .keys()
+                .cloned()
+                .collect::<Vec<_>>()
+                .iter()
+                .for_each(|name| self.write_opinion(name));
             self.show();
         }
         match &self.name_taken {

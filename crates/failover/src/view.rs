@@ -287,9 +287,15 @@ impl View {
         self.backends.get(addr).filter(|_| lives).and_then(Backend::current)
     }
 
-    /// The servers of which this monitor hears nothing: its opinion for the peer (R10).
+    /// The servers of which this monitor hears nothing: its opinion for the peer (R10). A refused connection is told
+    /// a little later: whoever leads sees it himself, and his publication is on its way at that very moment.
     pub fn unreachable(&self, now: Time) -> BTreeSet<Endpoint> {
-        self.backends.keys().filter(|addr| self.health(addr, now).gone_since().is_some()).cloned().collect()
+        let gone = |addr: &&Endpoint| match self.health(addr, now) {
+            Health::Refused(since) => now >= since + ASK_FOR,
+            Health::Silent(_) => true,
+            Health::Unknown | Health::Up | Health::Suspect | Health::Troubled(_) => false,
+        };
+        self.backends.keys().filter(gone).cloned().collect()
     }
 
     /// What is wrong with the recorded primary, and since when; nothing while anybody may still reach it (R10).

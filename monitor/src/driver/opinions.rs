@@ -66,8 +66,11 @@ impl Driver {
         }
     }
 
-    /// Writes what this monitor cannot reach, when that changed.
+    /// Writes what this monitor cannot reach, when that changed. The one that leads asks, and is not asked.
     pub(super) fn write_opinion(&mut self, name: &str) {
+        if self.reign.is_some() {
+            return;
+        }
         let now = self.now();
         let (Some(generation), Some(service)) = (self.registered, self.services.get_mut(name)) else {
             return;

@@ -249,7 +249,7 @@ fn command(program: &str) -> Command {
     command
 }
 
-/// Where a built program is. The first call builds all three, in the profile and directory of this very program;
+/// Where a built program is. The first call builds them, in the profile and directory of this very program;
 /// `ALBIREO_PROGRAMS` names a directory with built ones instead.
 pub fn path_of(program: &str) -> PathBuf {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
@@ -262,7 +262,8 @@ fn build() -> PathBuf {
     }
     let dir = workdir::profile_dir();
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "-p", "monitor", "-p", "api", "-p", "zoo-setup"]);
+    // The whole workspace, as in `make test`: a part of it would want its dependencies with other features.
+    cargo.args(["build", "--quiet", "--workspace", "--bins"]);
     cargo.arg("--manifest-path").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml"));
     cargo.arg("--target-dir").arg(workdir::target_dir());
     if dir.ends_with("release") {

@@ -1,0 +1,21 @@
+# The four commands of this project. See README.md.
+.PHONY: demo test check bench
+
+# The kill test on loopback with real servers; DEMO_ONCE=1 exits afterwards, DEMO_KILLS=20 kills twenty times.
+demo:
+	@tests/install-packages demo
+	cargo build --workspace --bins
+	@cargo run --quiet -p albireo-tests --bin demo
+
+# Every test, real servers included; ends with the number of tests skipped and why.
+test:
+	@tests/install-packages test
+	@tests/run-tests
+
+# Format, lints, documentation, licences.
+check:
+	@tests/check
+
+bench:
+	@echo "There are no benchmarks yet. 'DEMO_KILLS=20 make demo' shows the gaps of twenty kills." >&2
+	@exit 1

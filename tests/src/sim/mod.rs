@@ -1,0 +1,110 @@
+//! The decision core under a seeded scheduler with virtual time.
+//!
+//! Two monitors, each with the real [`failover::Group`], [`failover::lead::Lead`] and Binary Star table, drive
+//! simulated Redis servers over a simulated network, and publish to a simulated ZooKeeper; writers acknowledge with
+//! the real [`failover::confirm`]. Only what surrounds the core is imitated. No clock, no thread, one random
+//! generator: a seed replays exactly.
+//!
+//! A run has two phases. First faults come down on everything, and after every event the invariants of
+//! docs/protocol.md are checked ([`oracle`]). Then all faults end, and the group must converge within a bound, unless
+//! nobody is left who may be promoted.
+//!
+//! * [`kernel`]: time, the queue of events, random numbers, the trace. [`net`]: nodes, connections, cuts, delays.
+//! * [`redis`], [`store`]: the servers. [`monitor`], [`pair`], [`client`], [`probe`], [`executor`]: the driver of a
+//!   monitor, one message at a time, so that it may stall or die between any two.
+//! * [`writer`]: clients. [`faults`]: what goes wrong. [`heal`]: how it has to end.
+//!
+//! A [`Flaw`] breaks one rule in the driver; a test shows that the invariants notice.
+
+mod client;
+mod executor;
+mod faults;
+mod heal;
+mod kernel;
+mod monitor;
+mod net;
+mod oracle;
+mod pair;
+mod plan;
+mod probe;
+mod redis;
+mod store;
+mod writer;
+
+use kernel::Sim;
+pub use plan::Flaw;
+
+/// What came of one run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// The seed.
+    pub seed: u64,
+    /// The invariant that was broken, or why the group did not converge.
+    pub failure: Option<String>,
+    /// How it ended.
+    pub end: End,
+    /// How often things happened; a run in which nothing happens proves nothing.
+    pub counts: Counts,
+    /// Everything that happened, where it was asked for.
+    pub trace: Vec<String>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// An invariant was broken.
+    Broken,
+    /// All live members serve as recorded.
+    Converged,
+    /// Nobody may be promoted, and that is right (R14 is for an operator).
+    NobodyLeft,
+}
+
+/// How often things happened in a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Events handled.
+    pub events: u64,
+    /// Records published.
+    pub publications: u64,
+    /// Failovers decided.
+    pub failovers: u64,
+    /// Takeovers of the lead.
+    pub reigns: u64,
+    /// Commands carried out on servers.
+    pub executed: u64,
+    /// EXEC answered nil.
+    pub raced: u64,
+    /// Orders given up because the fence was newer.
+    pub deposed: u64,
+    /// Orders under an older record that the guard stopped (deposed or raced).
+    pub asked_store: u64,
+    /// Publications that the store refused.
+    pub refused: u64,
+    /// Writes confirmed.
+    pub acknowledged: u64,
+    /// Milliseconds of virtual time after the end of the faults until everything was as recorded.
+    pub healing_ms: u64,
+}
+
+impl Counts {
+    /// Adds another run's.
+    pub fn add(&mut self, other: &Counts) {
+        self.events += other.events;
+        self.publications += other.publications;
+        self.failovers += other.failovers;
+        self.reigns += other.reigns;
+        self.executed += other.executed;
+        self.raced += other.raced;
+        self.deposed += other.deposed;
+        self.asked_store += other.asked_store;
+        self.refused += other.refused;
+        self.acknowledged += other.acknowledged;
+        self.healing_ms = self.healing_ms.max(other.healing_ms);
+    }
+}
+
+/// Runs one seed, with one rule broken in the driver if so wanted.
+pub fn run(seed: u64, flaw: Option<Flaw>, tracing: bool) -> Run {
+    Sim::new(seed, flaw, tracing).run()
+}

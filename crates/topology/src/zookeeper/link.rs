@@ -60,12 +60,16 @@ impl Link {
         LinkView(self.held.clone())
     }
 
-    /// Ends the session and waits until the server has confirmed that, at most `limit`.
-    pub(super) async fn close(&self, limit: Duration) {
+    /// Asks the session to end.
+    pub(super) fn stop(&self) {
         self.stop.send_replace(true);
+    }
+
+    /// Waits until the server has confirmed the end, or until `deadline`.
+    pub(super) async fn closed(&self, deadline: Instant) {
         let mut session = self.session.clone();
         // An error means that the supervisor is gone, which is as good as closed.
-        let _ = timeout(limit, session.wait_for(|session| session.phase == SessionPhase::Closed)).await;
+        let _ = timeout_at(deadline, session.wait_for(|session| session.phase == SessionPhase::Closed)).await;
     }
 }
 

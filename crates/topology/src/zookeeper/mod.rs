@@ -262,9 +262,10 @@ impl Store {
     /// Ends the session, so that its ephemeral znodes vanish at once, and waits for that, at most the call
     /// timeout. Afterwards every call fails as unreachable.
     pub async fn close(&self) {
-        // The store's own session comes first: it holds the ephemeral znodes.
-        for link in self.shared.lanes.links() {
-            link.close(self.shared.options.call_timeout).await;
+        let (links, deadline) = (self.shared.lanes.links(), self.deadline());
+        links.iter().for_each(|link| link.stop());
+        for link in links {
+            link.closed(deadline).await;
         }
     }
 

@@ -12,6 +12,8 @@ use world::{stop_everything, wait};
 
 /// For everything that takes milliseconds when all is well.
 const LIMIT: Duration = Duration::from_secs(30);
+/// Longer than `failover.min_interval_ms` (1000): a further failover is not held back by the one before.
+const BETWEEN_KILLS: Duration = Duration::from_millis(1500);
 const DAY_MS: f64 = 86_400_000.0;
 /// The phases of a failover in the history's record, in their order, and what they mean.
 const PHASES: [(&str, &str); 5] = [
@@ -72,7 +74,7 @@ fn show(kills: usize, once: bool) -> bool {
             restart_old(&mut group, &kill);
         }
         done.push(kill);
-        load.wait_for_writes(200, LIMIT);
+        std::thread::sleep(BETWEEN_KILLS);
     }
     let report = load.stop();
     let good = if let [kill] = done.as_slice() {
@@ -140,45 +142,34 @@ fn show_return(group: &mut Group, kill: &Kill) {
     println!("  in sync again {:.0} ms after its start", millis(restarted.elapsed()));
 }
 
-/// The phases of the one kill; whether they could be told.
+/// The one kill, step by step; whether all of it could be told.
 fn show_timeline(group: &mut Group, kill: &Kill, report: &Report) -> bool {
     let record = group.history().into_iter().find(|record| record["to"].as_str() == Some(&kill.new));
-    println!("\nTimeline, in ms:");
-    println!("  {:>7.1}  kill -9 {}", 0.0, kill.old);
-    match &record {
-        Some(record) => show_phases(record, group, kill),
-        None => println!("      ...  the history holds no record of it"),
-    }
     let gap = report.gap(kill.at);
-    match gap {
-        Some(gap) => println!("  {:>7.1}  first acknowledged write under the new epoch", millis(gap)),
-        None => println!("      ...  no write was acknowledged under a new epoch"),
+    let mut steps = vec![(0.0, format!("kill -9 {}", kill.old))];
+    steps.extend(gap.map(|gap| (millis(gap), "first acknowledged write under the new epoch".to_owned())));
+    steps.extend(record.iter().flat_map(|record| phases(record, group, kill)));
+    steps.sort_by(|a, b| a.0.total_cmp(&b.0));
+    println!("\nTimeline, in ms:");
+    for (ms, meaning) in &steps {
+        println!("  {ms:>7.1}  {meaning}");
     }
-    gap.is_some() && record.is_some()
+    gap.is_some() && steps.len() == PHASES.len() + 2
 }
 
-/// The record counts from the moment at which the monitor lost the primary. The log's line about the end of the
-/// failover tells when that was on the clock that the kill was read from, too.
-fn show_phases(record: &Value, group: &mut Group, kill: &Kill) {
+/// The phases, in milliseconds after the kill. The record counts from the moment at which the monitor lost the primary;
+/// the log's line about the end of the failover tells when that was on the clock that the kill was read from, too.
+fn phases(record: &Value, group: &mut Group, kill: &Kill) -> Vec<(f64, String)> {
     let phases = &record["phases"];
     let text = format!("failover from {} to {} is complete", kill.old, kill.new);
     let line = group.monitors.iter_mut().find_map(|monitor| {
         monitor.process().log().lines().find(|line| line.contains(&text)).map(str::to_owned)
     });
     let ended = line.as_deref().and_then(clock_of_line);
-    let whole = phases["announced_ms"].as_f64();
-    let offset = match (ended, whole) {
-        (Some(ended), Some(whole)) => (ended - kill.clock_ms).rem_euclid(DAY_MS) - whole,
-        (Some(_) | None, _) => {
-            println!("           (the phases count from the moment at which the monitor noticed the loss)");
-            0.0
-        }
-    };
-    for (key, meaning) in PHASES {
-        if let Some(ms) = phases[key].as_f64() {
-            println!("  {:>7.1}  {meaning}", offset + ms);
-        }
-    }
+    let Some((ended, whole)) = ended.zip(phases["announced_ms"].as_f64()) else { return Vec::new() };
+    let lost = (ended - kill.clock_ms).rem_euclid(DAY_MS) - whole;
+    let step = |(key, meaning): (&str, &str)| Some((lost + phases[key].as_f64()?, meaning.to_owned()));
+    PHASES.into_iter().filter_map(step).collect()
 }
 
 fn show_gaps(kills: &[Kill], report: &Report) -> bool {

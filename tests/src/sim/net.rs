@@ -179,10 +179,8 @@ impl Sim {
             body => body,
         };
         if !entry.open[end] {
-            if !matches!(body, Body::Fin) && entry.open[1 - end] && !matches!(body, Body::Accepted(_)) {
-                self.post(conn, 1 - end, 0, Body::Fin);
-            } else if matches!(body, Body::Accepted(_)) {
-                self.post(conn, 1 - end, 0, Body::Fin);
+            if !matches!(body, Body::Fin) {
+                self.post(conn, 1 - end, 0, Body::Fin); // a reset
             }
             return None;
         }

@@ -1,0 +1,135 @@
+//! What must hold after every event, judged by the truth that no monitor sees.
+
+use std::collections::BTreeMap;
+
+use topology::{Endpoint, State};
+
+use super::kernel::{Sim, say};
+use super::redis::Bits;
+
+/// What is remembered to judge by.
+pub(super) struct Oracle {
+    /// Confirmed writes.
+    pub(super) acknowledged: Bits,
+    /// The highest epoch under which an answer was given, and by which server.
+    pub(super) top: (u64, usize),
+    /// Writes begun.
+    pub(super) writes: usize,
+    /// What each epoch said, and under which reign it began.
+    epochs: BTreeMap<u64, Said>,
+    /// Something changed that [`Sim::check`] looks at.
+    pub(super) dirty: bool,
+}
+
+/// What is a function of the epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Said {
+    primary: (Endpoint, String),
+    in_sync: Vec<Endpoint>,
+    min_in_sync: u32,
+}
+
+impl Said {
+    fn of(state: &State) -> Self {
+        let mut in_sync: Vec<Endpoint> = state.in_sync.iter().map(|entry| entry.addr.clone()).collect();
+        in_sync.sort();
+        Self {
+            primary: (state.primary.addr.clone(), state.primary.run_id.clone()),
+            in_sync,
+            min_in_sync: state.min_in_sync,
+        }
+    }
+}
+
+impl Oracle {
+    pub(super) fn new() -> Self {
+        Self { acknowledged: Bits::default(), top: (0, 0), writes: 0, epochs: BTreeMap::new(), dirty: false }
+    }
+}
+
+impl Sim {
+    /// No confirmed write is missing at the serving primary, and every replica that takes writes is no replica.
+    pub(super) fn check(&mut self) {
+        if !std::mem::take(&mut self.oracle.dirty) {
+            return;
+        }
+        let Some(state) = self.store.state() else { return };
+        let at = super::redis::index(&state.primary.addr);
+        let server = &self.servers[at];
+        let serves = server.up
+            && server.master
+            && server.run_id == state.primary.run_id
+            && server.data.fence == Some(state.epoch);
+        if serves && let Some(lost) = self.oracle.acknowledged.first_not_in(&server.data.has) {
+            let (epoch, run_id) = (state.epoch, server.run_id.clone());
+            self.broken(format!("write {lost} was confirmed and is missing at {run_id}, primary of epoch {epoch}"));
+        }
+    }
+
+    /// A record is about to be published: by the holder of the lead, and true to its epoch?
+    pub(super) fn judge_publication(&mut self, monitor: usize, new: &State, by_holder: bool) {
+        let old = self.store.state();
+        if !by_holder {
+            return self.broken(format!("monitor {monitor} published epoch {} without the lead", new.epoch));
+        }
+        let said = Said::of(new);
+        let last = self.oracle.epochs.keys().next_back().copied().unwrap_or(0);
+        match self.oracle.epochs.get(&new.epoch) {
+            Some(before) if *before != said => {
+                let why = format!("epoch {} was {before:?} and is now {said:?}", new.epoch);
+                return self.broken(why);
+            }
+            Some(_) if new.epoch < last => {
+                return self.broken(format!("epoch {} was published after {last}", new.epoch));
+            }
+            Some(_) => {}
+            None if new.epoch != last + 1 => {
+                return self.broken(format!("epoch {} follows {last}", new.epoch));
+            }
+            None => {
+                if let Some(why) = old.and_then(|old| step_error(&old, new)) {
+                    return self.broken(why);
+                }
+                self.oracle.epochs.insert(new.epoch, said);
+            }
+        }
+        self.counts.publications += 1;
+        self.oracle.dirty = true;
+        say!(
+            self,
+            "m{monitor} published epoch {} {:?}: {} in sync {:?}: {}",
+            new.epoch,
+            new.phase,
+            new.primary.run_id,
+            new.in_sync.iter().map(|e| format!("{} since {}", e.run_id, e.since)).collect::<Vec<_>>(),
+            new.reason
+        );
+    }
+
+    /// Every publication began and ended; the epochs are those of one history.
+    pub(super) fn epochs(&self) -> u64 {
+        self.oracle.epochs.keys().next_back().copied().unwrap_or(0)
+    }
+}
+
+/// What a new epoch may change: a promotion takes one of the set; an entry keeps its process and its `since`; who
+/// enters does so with this epoch.
+fn step_error(old: &State, new: &State) -> Option<String> {
+    let promotes = new.promoted == new.epoch;
+    if promotes {
+        let chosen = old.in_sync(&new.primary.addr);
+        if chosen.is_none_or(|entry| entry.run_id != new.primary.run_id) {
+            return Some(format!("epoch {} promotes {}, which is not in the set", new.epoch, new.primary.run_id));
+        }
+    } else if old.primary.run_id != new.primary.run_id || old.promoted != new.promoted {
+        return Some(format!("epoch {} changes the primary without a promotion", new.epoch));
+    }
+    for entry in &new.in_sync {
+        let kept = old.in_sync(&entry.addr).is_some_and(|e| e.run_id == entry.run_id && e.since == entry.since);
+        let entered = !promotes && old.in_sync(&entry.addr).is_none() && entry.since == new.epoch;
+        if !kept && !entered {
+            return Some(format!("epoch {}: the entry of {} is neither kept nor new", new.epoch, entry.run_id));
+        }
+    }
+    None
+}

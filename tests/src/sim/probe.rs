@@ -1,0 +1,175 @@
+//! The probe of one server by one monitor, as `monitor/src/backend.rs` runs it: attempts every 50 ms while there is no
+//! connection, a question every ping interval or at once, and a new connection where one is silent.
+
+use failover::Event as GroupEvent;
+
+use super::kernel::{MS, Sim, Us};
+use super::monitor::{Timer, period};
+use super::net::{Body, ConnId, Node, OPENER, Purpose};
+use super::redis::{FromServer, ToServer};
+
+/// Between two attempts to connect.
+const ATTEMPT_EVERY: Us = 50 * MS;
+
+#[derive(Debug, Default)]
+pub(super) struct Probe {
+    /// Grows with every connection and every wait, so that old timers are known.
+    serial: u32,
+    attempts: Vec<ConnId>,
+    link: Option<(ConnId, String)>,
+    asked: bool,
+    wanted: bool,
+    due: Us,
+    heard: Us,
+}
+
+impl Sim {
+    /// Starts a probe and an executor for every member.
+    pub(super) fn tend_probes(&mut self, at: usize) {
+        let count = self.monitors[at].group.members().count();
+        if self.monitors[at].probes.len() < count {
+            // Members are all the servers, always in the same order.
+            for server in self.monitors[at].probes.len()..count {
+                self.monitors[at].probes.push(Probe::default());
+                self.monitors[at].executors.push(super::executor::Executor::default());
+                self.start(at, 0, Timer::Attempt { server, serial: 0 });
+                self.open_orders(at, server);
+            }
+        }
+    }
+
+    fn probe(&mut self, at: usize, server: usize) -> &mut Probe {
+        &mut self.monitors[at].probes[server]
+    }
+
+    pub(super) fn attempt(&mut self, at: usize, server: usize, serial: u32) {
+        let probe = self.probe(at, server);
+        if probe.serial != serial || probe.link.is_some() {
+            return;
+        }
+        let conn = self.open(Node::Monitor(at), Node::Server(server), Purpose::Probe { monitor: at, server });
+        self.probe(at, server).attempts.push(conn);
+        let timeout = self.plan.connect_timeout;
+        self.start(at, timeout, Timer::AttemptOver { server, conn });
+        self.start(at, ATTEMPT_EVERY, Timer::Attempt { server, serial });
+    }
+
+    pub(super) fn attempt_over(&mut self, at: usize, server: usize, conn: ConnId) {
+        let probe = self.probe(at, server);
+        if let Some(place) = probe.attempts.iter().position(|attempt| *attempt == conn) {
+            probe.attempts.remove(place);
+            self.close(conn, OPENER);
+        }
+    }
+
+    pub(super) fn probe_packet(&mut self, at: usize, server: usize, conn: ConnId, body: Body) {
+        let addr = self.servers[server].addr.clone();
+        let probe = self.probe(at, server);
+        if let Some(place) = probe.attempts.iter().position(|attempt| *attempt == conn) {
+            match body {
+                Body::Accepted(run_id) => self.probe_opened(at, server, conn, run_id),
+                Body::Refused => {
+                    probe.attempts.remove(place);
+                    self.group_input(at, GroupEvent::ConnectionRefused(addr));
+                }
+                _ => _ = probe.attempts.remove(place),
+            }
+            return;
+        }
+        if probe.link.as_ref().is_none_or(|(link, _)| *link != conn) {
+            return;
+        }
+        match body {
+            Body::FromServer(FromServer::Probed { asked, seen }) => {
+                let now = self.now;
+                let probe = self.probe(at, server);
+                (probe.asked, probe.heard) = (false, now);
+                let again = probe.wanted;
+                let asked = self.monitors[at].time(asked);
+                let seen = self.flawed_look(at, server, *seen);
+                self.group_input(at, GroupEvent::Seen(addr, asked, seen));
+                if again {
+                    self.ask(at, server);
+                }
+            }
+            Body::Fin => self.probe_closed(at, server),
+            _ => {}
+        }
+    }
+
+    fn probe_opened(&mut self, at: usize, server: usize, conn: ConnId, run_id: String) {
+        let now = self.now;
+        let probe = self.probe(at, server);
+        let others: Vec<ConnId> =
+            std::mem::take(&mut probe.attempts).into_iter().filter(|attempt| *attempt != conn).collect();
+        probe.serial += 1;
+        (probe.link, probe.asked, probe.heard) = (Some((conn, run_id)), false, now);
+        others.into_iter().for_each(|other| self.close(other, OPENER));
+        let addr = self.servers[server].addr.clone();
+        self.group_input(at, GroupEvent::Opened(addr));
+        self.ask(at, server);
+        self.watch_silence(at, server);
+    }
+
+    fn probe_closed(&mut self, at: usize, server: usize) {
+        let probe = self.probe(at, server);
+        let Some((conn, _)) = probe.link.take() else { return };
+        probe.serial += 1;
+        let serial = probe.serial;
+        self.close(conn, OPENER);
+        let addr = self.servers[server].addr.clone();
+        self.start(at, 0, Timer::Attempt { server, serial });
+        self.group_input(at, GroupEvent::Closed(addr));
+    }
+
+    /// Asks, unless a question is under way.
+    fn ask(&mut self, at: usize, server: usize) {
+        let (now, after) = (self.now, period(self.plan.limits.ping_interval));
+        let probe = self.probe(at, server);
+        let Some((conn, _)) = &probe.link else { return };
+        if probe.asked {
+            return;
+        }
+        let (conn, serial) = (*conn, probe.serial);
+        (probe.asked, probe.wanted, probe.due) = (true, false, now + after);
+        self.send(conn, OPENER, Body::ToServer(ToServer::Probe { asked: now }));
+        self.start(at, after, Timer::ProbeDue { server, serial });
+    }
+
+    pub(super) fn probe_due(&mut self, at: usize, server: usize, serial: u32) {
+        let now = self.now;
+        let probe = self.probe(at, server);
+        if probe.serial == serial && now >= probe.due {
+            probe.wanted = true;
+            self.ask(at, server);
+        }
+    }
+
+    /// The core wants to know now.
+    pub(super) fn look_now(&mut self, at: usize, server: usize) {
+        self.probe(at, server).wanted = true;
+        self.ask(at, server);
+    }
+
+    fn watch_silence(&mut self, at: usize, server: usize) {
+        let limits = &self.plan.limits;
+        let limit = period(limits.down_after + limits.ping_interval);
+        let probe = &self.monitors[at].probes[server];
+        let (serial, due) = (probe.serial, (probe.heard + limit).max(self.now));
+        self.start(at, due - self.now, Timer::ProbeSilent { server, serial });
+    }
+
+    pub(super) fn probe_silent(&mut self, at: usize, server: usize, serial: u32) {
+        let limits = &self.plan.limits;
+        let limit = period(limits.down_after + limits.ping_interval);
+        let probe = &self.monitors[at].probes[server];
+        if probe.serial != serial {
+            return;
+        }
+        if self.now >= probe.heard + limit {
+            self.probe_closed(at, server);
+        } else {
+            self.watch_silence(at, server);
+        }
+    }
+}

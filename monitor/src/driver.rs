@@ -121,7 +121,8 @@ impl Driver {
         let peer = if pair.is_some() { Peer::Active } else { Peer::None };
         let publisher = Publisher::new(store.clone(), layout.clone());
         Self {
-            lead: Lead::new(me.clone(), config.binary_star.heartbeat, peer),
+            lead: Lead::new(me.clone(), config.binary_star.heartbeat, peer)
+                .first(config.binary_star.role == binary_star::Role::Primary),
             around: Surroundings { config, clock, inputs, publisher },
             store,
             layout,

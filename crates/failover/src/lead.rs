@@ -62,6 +62,7 @@ pub struct Lead {
     record: Option<Option<(LeaderRecord, i32)>>,
     beat: Beat,
     peer: Peer,
+    first: bool,
     tries: bool,
     leaving: bool,
     /// An attempt is under way, or failed: not before that moment.
@@ -79,10 +80,18 @@ impl Lead {
             record: None,
             beat: Beat::Unread,
             peer,
+            first: false,
             tries: false,
             leaving: false,
             not_before: Time::ZERO,
         }
+    }
+
+    /// This is the side that leads when both are there and nobody ever led: the primary monitor.
+    #[must_use]
+    pub fn first(mut self, first: bool) -> Self {
+        self.first = first;
+        self
     }
 
     /// The session with ZooKeeper began or was lost. A lost one ends the reign (R11): the next one begins anew.
@@ -201,13 +210,14 @@ impl Lead {
         [beat, Some(self.not_before)].into_iter().flatten().filter(|at| *at > now).min()
     }
 
-    /// Nobody holds the lead: whoever Binary Star wants, or whoever is alone.
+    /// Nobody holds the lead. One that was given up goes to whoever is left, at once; the very first one to whom
+    /// Binary Star names, to the primary monitor if it names nobody (both waited for ZooKeeper), or to whoever is alone.
     fn may_begin(&self) -> bool {
+        let given_up = matches!(self.record, Some(Some(_)));
         match self.peer {
             Peer::None | Peer::Expired => true,
-            Peer::Active => false,
-            // A lead that was given up goes to the one who was passive; at the very first start Binary Star decides.
-            Peer::NotActive => self.tries || self.record.as_ref().is_some_and(Option::is_some),
+            Peer::NotActive => given_up || self.tries || self.first,
+            Peer::Active => given_up,
         }
     }
 
@@ -286,13 +296,16 @@ mod tests {
             l.record(None);
             assert_eq!(l.bid(ms(1)), bid, "{peer:?} {tries}");
         }
+        let mut both_passive = lead(Peer::NotActive).first(true);
+        both_passive.record(None);
+        assert_eq!(both_passive.bid(ms(1)), Bid::Take(None), "the primary monitor begins");
     }
 
     #[test]
     fn a_lead_that_was_given_up_is_taken_at_once_but_not_by_the_giver() {
-        let mut l = lead(Peer::NotActive);
+        let mut l = lead(Peer::Active);
         l.record(Some((record("", ""), 9)));
-        assert_eq!(l.bid(ms(1)), Bid::Take(Some(9)));
+        assert_eq!(l.bid(ms(1)), Bid::Take(Some(9)), "its last heartbeats may still say ACTIVE");
         l.leave();
         assert_eq!(l.bid(ms(1)), Bid::Wait);
     }

@@ -64,8 +64,8 @@ fn main() -> ExitCode {
         [verb] | [verb, _] if LATER.contains(&verb) => {
             usage(&format!("`monitor {verb}` is not available in this version"))
         }
-        ["check", file] => with_config(file, |config| in_runtime(check::run(config))),
-        [file] => with_config(file, run),
+        ["check", file] => with_config(file, true, |config| in_runtime(check::run(config))),
+        [file] => with_config(file, false, run),
         [verb, _] => {
             usage(&format!("`{verb}` is no verb of monitor; expected: monitor FILE, or monitor check FILE"))
         }
@@ -78,11 +78,15 @@ fn usage(why: &str) -> ExitCode {
     ExitCode::from(2)
 }
 
-fn with_config(file: &str, then: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+/// `check` tells every mistake, a start only the first.
+fn with_config(file: &str, all: bool, then: impl FnOnce(Config) -> ExitCode) -> ExitCode {
     match Config::load(Path::new(file)) {
         Ok(config) => then(config),
         Err(problems) => {
-            eprintln!("{problems}");
+            match all {
+                true => eprintln!("{problems}"),
+                false => eprintln!("{}", problems.first()),
+            }
             ExitCode::from(2)
         }
     }

@@ -225,6 +225,7 @@ impl Group {
         ini = ini.set("admin", "listen", host.at(ports.admin));
         ini = ini.set("binary_star", "role", if number == 0 { "primary" } else { "backup" });
         if self.built.monitors > 1 {
+            // Also where the peer is never started.
             let other = at(&self.built.places.monitors, 1 - number);
             ini = ini
                 .set("binary_star", "bind", tcp(host, ports.pair))
@@ -340,6 +341,24 @@ impl Group {
     #[track_caller]
     pub fn wait_for_active(&self) -> usize {
         wait::until("one active monitor", SETTLE_LIMIT, || self.active_monitor().ok_or("none, or two"))
+    }
+
+    /// Waits until this monitor says that it is active and no other one does.
+    #[track_caller]
+    pub fn wait_until_active(&self, number: usize) {
+        wait::until("the only active monitor", SETTLE_LIMIT, || {
+            let active = self.active_monitor();
+            wait::holds(active == Some(number), || format!("{active:?} instead of {number}"))
+        });
+    }
+
+    /// Waits until this monitor says that it is active, whatever a paused or dead one would say.
+    #[track_caller]
+    pub fn wait_until_leading(&self, number: usize) {
+        wait::until(&format!("monitor {number} leads"), SETTLE_LIMIT, || {
+            let active = self.monitors[number].metric("albireo_active");
+            wait::holds(active == Some(1.0), || format!("albireo_active {active:?}"))
+        });
     }
 
     /// Waits until all members are in order: see [`Group::order`].

@@ -19,6 +19,7 @@ mod process;
 pub mod programs;
 pub mod redis;
 pub mod resp;
+pub mod sim;
 pub mod skip;
 pub mod wait;
 mod workdir;

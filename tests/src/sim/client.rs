@@ -27,7 +27,10 @@ pub(super) enum Call {
     Follow(Path),
     Publish(u64),
     /// R1: do the lead and the record still stand?
-    Stands { server: usize, serial: u32 },
+    Stands {
+        server: usize,
+        serial: u32,
+    },
     RereadState,
     RereadPath(Box<Option<Option<(Content, i32)>>>),
     TakeLead,
@@ -85,7 +88,9 @@ impl Sim {
         self.start(at, TICK, Timer::Store);
         if self.monitors[at].client.follows.is_empty() {
             let peer = 1 - at;
-            for path in [Path::Leader, Path::State, Path::Announcement, Path::Monitor(peer), Path::Opinion(peer)] {
+            for path in
+                [Path::Leader, Path::State, Path::Announcement, Path::Monitor(peer), Path::Opinion(peer)]
+            {
                 self.monitors[at].client.follows.insert(path, None);
             }
         }
@@ -165,8 +170,9 @@ impl Sim {
             });
             session_over || now > since + CALL_TIMEOUT
         };
-        let (out, kept) =
-            std::mem::take(&mut client.waiting).into_iter().partition(|(bound, _, _, since)| over(bound, *since));
+        let (out, kept) = std::mem::take(&mut client.waiting)
+            .into_iter()
+            .partition(|(bound, _, _, since)| over(bound, *since));
         client.waiting = kept;
         let out: Vec<(Option<u64>, Request, Call, Us)> = out;
         failed.extend(out.into_iter().map(|(_, _, call, _)| call));
@@ -325,7 +331,9 @@ impl Sim {
             }
             answer => {
                 let why = match answer {
-                    Some(Answer::Failed(Failure::Version | Failure::Absent | Failure::Exists { .. })) => "refused",
+                    Some(Answer::Failed(Failure::Version | Failure::Absent | Failure::Exists { .. })) => {
+                        "refused"
+                    }
                     _ => "unknown",
                 };
                 say!(self, "m{at}'s publication {number}: {why}");

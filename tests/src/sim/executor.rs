@@ -3,7 +3,9 @@
 
 use std::collections::VecDeque;
 
-use failover::{Command, Deed, Event as GroupEvent, Fence, Look, Observation, Order, Outcome, Refused, Verdict};
+use failover::{
+    Command, Deed, Event as GroupEvent, Fence, Look, Observation, Order, Outcome, Refused, Verdict,
+};
 
 use super::client::Call;
 use super::kernel::{Sim, Us, say};
@@ -37,7 +39,8 @@ impl Sim {
     }
 
     pub(super) fn open_orders(&mut self, at: usize, server: usize) {
-        let conn = self.open(Node::Monitor(at), Node::Server(server), Purpose::Orders { monitor: at, server });
+        let conn =
+            self.open(Node::Monitor(at), Node::Server(server), Purpose::Orders { monitor: at, server });
         let limit = self.plan.connect_timeout;
         let executor = self.executor(at, server);
         executor.serial += 1;

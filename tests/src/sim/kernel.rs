@@ -25,6 +25,10 @@ pub(super) enum Event {
     Syn(ConnId),
     /// A packet reaches this end of a connection.
     Packet { conn: ConnId, end: usize, body: Body },
+    /// What a cut held back arrives.
+    Release { conn: ConnId, end: usize },
+    /// The process takes it in.
+    Delivered { conn: ConnId, end: usize, body: Body },
     /// A heartbeat reaches a monitor.
     Heartbeat { to: usize, state: binary_star::State },
     /// A timer of a monitor, started in that life of it.
@@ -218,6 +222,12 @@ impl Sim {
             Event::Syn(conn) => self.syn(conn),
             Event::Packet { conn, end, body } => {
                 if let Some(body) = self.arrives(conn, end, body) {
+                    self.dispatch(Event::Delivered { conn, end, body });
+                }
+            }
+            Event::Release { conn, end } => self.release(conn, end),
+            Event::Delivered { conn, end, body } => {
+                if let Some(body) = self.taken(conn, end, body) {
                     self.packet(conn, end, body);
                 }
             }
@@ -250,7 +260,7 @@ impl Sim {
                 let [from, to] = self.net.conns[*conn].ends;
                 (!self.net.is_cut(from, to)).then_some(to)
             }
-            Event::Packet { conn, end, .. } => Some(self.net.conns[*conn].ends[*end]),
+            Event::Delivered { conn, end, .. } => Some(self.net.conns[*conn].ends[*end]),
             Event::Timer { monitor, .. } => Some(Node::Monitor(*monitor)),
             Event::Heartbeat { to, .. } => Some(Node::Monitor(*to)),
             Event::Cron { server, .. } => Some(Node::Server(*server)),

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use failover::lead::{Bid, Lead, Peer};
-use failover::{Action, Event as GroupEvent, Group, PublishOutcome, Reason, Stored, Time};
 use failover::view::Announced;
+use failover::{Action, Event as GroupEvent, Group, PublishOutcome, Reason, Stored, Time};
 use topology::{Endpoint, LeaderRecord};
 
 use super::client::{Call, Client, Phase};
@@ -28,24 +28,45 @@ pub(super) enum Timer {
     Pair,
     /// The store's client looks after its connection.
     Store,
-    Attempt { server: usize, serial: u32 },
-    AttemptOver { server: usize, conn: usize },
-    ProbeDue { server: usize, serial: u32 },
-    ProbeSilent { server: usize, serial: u32 },
-    OrderOver { server: usize, serial: u32 },
+    Attempt {
+        server: usize,
+        serial: u32,
+    },
+    AttemptOver {
+        server: usize,
+        conn: usize,
+    },
+    ProbeDue {
+        server: usize,
+        serial: u32,
+    },
+    ProbeSilent {
+        server: usize,
+        serial: u32,
+    },
+    OrderOver {
+        server: usize,
+        serial: u32,
+    },
     /// A failed publication is told.
     PublicationFailed(u64),
     Register(u64),
     /// A task begins.
-    Send { generation: Option<u64>, request: Request, call: Call },
+    Send {
+        generation: Option<u64>,
+        request: Request,
+        call: Call,
+    },
     /// A call that could not be sent ends.
     CallFailed(Call),
     /// An order goes on.
-    Act { server: usize, serial: u32 },
+    Act {
+        server: usize,
+        serial: u32,
+    },
 }
 
 pub(super) struct Monitor {
-    pub(super) at: usize,
     pub(super) up: bool,
     pub(super) life: u32,
     pub(super) stalled: bool,
@@ -76,7 +97,6 @@ impl Monitor {
         let name = ["first", "second"][at];
         let record = LeaderRecord { name: name.into(), instance: "0".into() };
         Self {
-            at,
             up: false,
             life: 0,
             stalled: false,

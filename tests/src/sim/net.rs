@@ -94,11 +94,7 @@ pub(super) struct Net {
 
 impl Net {
     pub(super) fn new() -> Self {
-        Self {
-            cut: [[false; NODES]; NODES],
-            pace: [[Pace::Local; NODES]; NODES],
-            conns: Vec::new(),
-        }
+        Self { cut: [[false; NODES]; NODES], pace: [[Pace::Local; NODES]; NODES], conns: Vec::new() }
     }
 
     pub(super) fn is_cut(&self, from: Node, to: Node) -> bool {
@@ -164,7 +160,7 @@ impl Sim {
         }
     }
 
-    /// The packet, if it can be taken in now: not held back by a cut, and not for an end that is closed.
+    /// The packet, if no cut holds it back.
     pub(super) fn arrives(&mut self, conn: ConnId, end: usize, body: Body) -> Option<Body> {
         let ends = self.net.conns[conn].ends;
         let cut = self.net.is_cut(ends[1 - end], ends[end]);
@@ -174,13 +170,18 @@ impl Sim {
             return None;
         }
         // A transfer breaks off where its sender ends.
-        let body = match body {
-            Body::ToReplica(ToReplica::Snapshot(..)) if !entry.open[1 - end] => Body::Fin,
-            body => body,
-        };
+        match body {
+            Body::ToReplica(ToReplica::Snapshot(..)) if !entry.open[1 - end] => Some(Body::Fin),
+            body => Some(body),
+        }
+    }
+
+    /// The packet, if this end is still open; a reset to the other end if it is not.
+    pub(super) fn taken(&mut self, conn: ConnId, end: usize, body: Body) -> Option<Body> {
+        let entry = &mut self.net.conns[conn];
         if !entry.open[end] {
             if !matches!(body, Body::Fin) {
-                self.post(conn, 1 - end, 0, Body::Fin); // a reset
+                self.post(conn, 1 - end, 0, Body::Fin);
             }
             return None;
         }
@@ -198,12 +199,20 @@ impl Sim {
             for end in [OPENER, ACCEPTOR] {
                 let entry = &mut self.net.conns[conn];
                 if entry.ends[1 - end] == from && entry.ends[end] == to && !entry.held[end].is_empty() {
-                    let held = std::mem::take(&mut entry.held[end]);
-                    // The next retransmission.
-                    let extra = self.rng.u64(0..200_000);
-                    for body in held {
-                        self.post(conn, end, extra, body);
-                    }
+                    let retransmission = self.rng.u64(0..200_000);
+                    self.schedule(retransmission, Event::Release { conn, end });
+                }
+            }
+        }
+    }
+
+    /// What was held back arrives, unless there is another cut.
+    pub(super) fn release(&mut self, conn: ConnId, end: usize) {
+        let ends = self.net.conns[conn].ends;
+        if !self.net.is_cut(ends[1 - end], ends[end]) {
+            for body in std::mem::take(&mut self.net.conns[conn].held[end]) {
+                if let Some(body) = self.arrives(conn, end, body) {
+                    self.dispatch(Event::Delivered { conn, end, body });
                 }
             }
         }

@@ -62,7 +62,9 @@ impl Sim {
             && server.data.fence == Some(state.epoch);
         if serves && let Some(lost) = self.oracle.acknowledged.first_not_in(&server.data.has) {
             let (epoch, run_id) = (state.epoch, server.run_id.clone());
-            self.broken(format!("write {lost} was confirmed and is missing at {run_id}, primary of epoch {epoch}"));
+            self.broken(format!(
+                "write {lost} was confirmed and is missing at {run_id}, primary of epoch {epoch}"
+            ));
         }
     }
 
@@ -105,11 +107,6 @@ impl Sim {
             new.reason
         );
     }
-
-    /// Every publication began and ended; the epochs are those of one history.
-    pub(super) fn epochs(&self) -> u64 {
-        self.oracle.epochs.keys().next_back().copied().unwrap_or(0)
-    }
 }
 
 /// What a new epoch may change: a promotion takes one of the set; an entry keeps its process and its `since`; who
@@ -119,16 +116,23 @@ fn step_error(old: &State, new: &State) -> Option<String> {
     if promotes {
         let chosen = old.in_sync(&new.primary.addr);
         if chosen.is_none_or(|entry| entry.run_id != new.primary.run_id) {
-            return Some(format!("epoch {} promotes {}, which is not in the set", new.epoch, new.primary.run_id));
+            return Some(format!(
+                "epoch {} promotes {}, which is not in the set",
+                new.epoch, new.primary.run_id
+            ));
         }
     } else if old.primary.run_id != new.primary.run_id || old.promoted != new.promoted {
         return Some(format!("epoch {} changes the primary without a promotion", new.epoch));
     }
     for entry in &new.in_sync {
-        let kept = old.in_sync(&entry.addr).is_some_and(|e| e.run_id == entry.run_id && e.since == entry.since);
+        let kept =
+            old.in_sync(&entry.addr).is_some_and(|e| e.run_id == entry.run_id && e.since == entry.since);
         let entered = !promotes && old.in_sync(&entry.addr).is_none() && entry.since == new.epoch;
         if !kept && !entered {
-            return Some(format!("epoch {}: the entry of {} is neither kept nor new", new.epoch, entry.run_id));
+            return Some(format!(
+                "epoch {}: the entry of {} is neither kept nor new",
+                new.epoch, entry.run_id
+            ));
         }
     }
     None

@@ -75,7 +75,9 @@ impl Sim {
             self.schedule(after, Event::Heartbeat { to, state });
         }
         let pair = &mut self.monitors[at].pair;
-        if pair.liveness.peer(time) == Peer::Expired && pair.peer.replace(Peer::Expired) != Some(Peer::Expired) {
+        if pair.liveness.peer(time) == Peer::Expired
+            && pair.peer.replace(Peer::Expired) != Some(Peer::Expired)
+        {
             pair.alive = false;
             say!(self, "m{at} does not hear its peer any more");
             self.pair_happens(at, PairEvent::PeerDead);

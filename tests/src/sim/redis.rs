@@ -40,8 +40,6 @@ pub(super) enum Entry {
     Stamp(u64),
     /// FLUSHALL, or the eviction of the key: the fence is gone.
     Erase,
-    /// What an idle primary sends.
-    Ping,
 }
 
 /// What a server holds.
@@ -64,7 +62,6 @@ impl Data {
                 self.highest = self.highest.max(epoch);
             }
             Entry::Erase => self.fence = None,
-            Entry::Ping => {}
         }
     }
 }
@@ -76,6 +73,13 @@ pub(super) struct Row {
     pub(super) acknowledged: u64,
     pub(super) online: bool,
     heard: Us,
+}
+
+impl Row {
+    /// Somebody else's replica, who acknowledges more than there is.
+    pub(super) fn stranger(now: Us) -> Self {
+        Self { who: "10.9.9.9:1".into(), acknowledged: u64::MAX, online: true, heard: now }
+    }
 }
 
 /// What a restarted server still has.
@@ -133,7 +137,10 @@ pub(super) enum ToServer {
 /// What it answers.
 #[derive(Debug)]
 pub(super) enum FromServer {
-    Probed { asked: Us, seen: Box<Observation> },
+    Probed {
+        asked: Us,
+        seen: Box<Observation>,
+    },
     Looked(Box<Look>),
     Executed(Box<Observation>),
     NilExec,
@@ -143,7 +150,11 @@ pub(super) enum FromServer {
     Written(u64),
     /// It did not run.
     NotWritten,
-    Polled { rows: Vec<(String, u64)>, fence: Option<u64>, master: bool },
+    Polled {
+        rows: Vec<(String, u64)>,
+        fence: Option<u64>,
+        master: bool,
+    },
 }
 
 /// What a primary sends to a replica.
@@ -379,10 +390,10 @@ impl Sim {
             return;
         }
         let limit = self.plan.repl_timeout;
+        let (link, link_up, offset) = (s.link, s.link_up, s.offset());
         self.schedule(self.plan.cron, Event::Cron { server: at, run });
-        if let Some(conn) = s.link {
-            let offset = s.offset();
-            if s.link_up {
+        if let Some(conn) = link {
+            if link_up {
                 self.send(conn, OPENER, Body::ToServer(ToServer::Ack(offset)));
             }
             if self.now > self.servers[at].heard + limit {

@@ -29,7 +29,10 @@ pub(super) enum Content {
     Leader(LeaderRecord),
     State(Rc<State>),
     Announcement(Rc<Topology>),
-    Monitor { instance: String, beat: u64 },
+    Monitor {
+        instance: String,
+        beat: u64,
+    },
     Opinion(Rc<BTreeSet<Endpoint>>),
     /// Nothing that anybody can read.
     Junk,
@@ -59,8 +62,6 @@ pub(super) enum Request {
     /// Read, and tell of the next change.
     Watch(Path),
     Multi(Vec<Op>),
-    /// A clean end of the session.
-    Close,
 }
 
 #[derive(Debug)]
@@ -81,7 +82,9 @@ pub(super) enum Failure {
     Version,
     Absent,
     /// It exists; by this very session?
-    Exists { ours: bool },
+    Exists {
+        ours: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -185,10 +188,6 @@ impl Sim {
                 Some(answer) => answer,
                 None => return,
             },
-            Request::Close => {
-                self.end_session(id);
-                return self.close(conn, ACCEPTOR);
-            }
         };
         self.send(conn, ACCEPTOR, Body::FromStore(call, answer));
     }

@@ -164,7 +164,10 @@ impl Sim {
                 self.ready(at, conn, view);
             }
             Confirmation::Fenced => self.ready(at, conn, view),
-            Confirmation::Behind(_) => self.send(conn, OPENER, Body::ToServer(ToServer::Poll)),
+            Confirmation::Behind(_) => {
+                let wait = self.rng.u64(2..30) * MS;
+                self.send_slowly(conn, OPENER, wait, Body::ToServer(ToServer::Poll));
+            }
         }
     }
 

@@ -1,0 +1,125 @@
+//! How a run has to end: within a bound after the last fault all live servers are in their recorded roles, and the
+//! announcement and the pair agree, unless nobody is left who may be promoted.
+
+use failover::{Reason, candidate};
+use topology::{Phase, State};
+
+use super::End;
+use super::kernel::{Event, MS, Sim, Us};
+use super::redis::index;
+use super::store::{Content, Path};
+
+/// From the end of all faults. Sessions end after 2 s and half-open replication links after 3 s; both one after the
+/// other, and a failover that rests for `min_interval`.
+const BOUND: Us = 9000 * MS;
+
+impl Sim {
+    pub(super) fn look_whether_healed(&mut self) {
+        let Some(since) = self.healed else { return };
+        match self.unhealed() {
+            None => {
+                self.counts.healing_ms = (self.now - since) / MS;
+                self.end = Some(End::Converged);
+            }
+            Some(_) if self.now < since + BOUND => self.schedule(20 * MS, Event::Look),
+            Some(why) => match self.excuse() {
+                true => self.end = Some(End::NobodyLeft),
+                false => self.broken(format!("not converged {} ms after the last fault: {why}", BOUND / MS)),
+            },
+        }
+    }
+
+    /// What is not as it has to be.
+    fn unhealed(&self) -> Option<String> {
+        let Some(state) = self.store.state() else { return Some("there is no record".into()) };
+        if self.healed.is_none_or(|since| self.now < since + 320 * MS) {
+            return Some("servers are still starting".into());
+        }
+        if state.phase != Phase::Serving {
+            return Some("the promotion is not finished".into());
+        }
+        self.primary_wrong(&state)
+            .or_else(|| self.replica_wrong(&state))
+            .or_else(|| self.announcement_wrong(&state))
+            .or_else(|| self.pair_wrong())
+    }
+
+    fn primary_wrong(&self, state: &State) -> Option<String> {
+        let at = index(&state.primary.addr);
+        let s = &self.servers[at];
+        let role = s.up && s.master && s.run_id == state.primary.run_id;
+        if !role {
+            return Some(format!("{} is not the live primary {}", s.run_id, state.primary.run_id));
+        }
+        if s.data.fence != Some(state.epoch) {
+            return Some(format!("{} has the fence {:?}", s.run_id, s.data.fence));
+        }
+        let writes = state.in_sync.len() >= state.min_in_sync as usize;
+        (writes && self.oracle.top.0 < state.epoch).then(|| "no write was confirmed in this epoch".into())
+    }
+
+    fn replica_wrong(&self, state: &State) -> Option<String> {
+        let primary = index(&state.primary.addr);
+        let live = self.servers.iter().filter(|s| s.up).count() - 1;
+        for (at, s) in self.servers.iter().enumerate().filter(|(at, _)| *at != primary) {
+            let entry = state.in_sync(&s.addr);
+            if !s.up {
+                if entry.is_some() && live >= state.min_in_sync as usize {
+                    return Some(format!("the dead {} is in sync", s.run_id));
+                }
+                continue;
+            }
+            let follows = !s.master && s.source == Some(primary) && s.link_up;
+            let entered = entry.is_some_and(|e| e.run_id == s.run_id && s.data.fence >= Some(e.since));
+            if !follows || !entered {
+                return Some(format!("s{at} follows: {follows}, in sync: {entered}"));
+            }
+            if !s.read_only {
+                return Some(format!("s{at} takes writes"));
+            }
+        }
+        None
+    }
+
+    fn announcement_wrong(&self, state: &State) -> Option<String> {
+        match self.store.read(Path::Announcement) {
+            Some((Content::Announcement(found), _)) if *found == state.topology() => None,
+            found => Some(format!("the path holds {found:?}")),
+        }
+    }
+
+    fn pair_wrong(&self) -> Option<String> {
+        let leads: Vec<usize> = (0..2).filter(|at| self.leads(*at)).collect();
+        let [leader] = leads.as_slice() else { return Some(format!("{leads:?} lead")) };
+        let (one, other) = (&self.monitors[*leader], &self.monitors[1 - leader]);
+        if one.pair.state != binary_star::State::Active {
+            return Some(format!("m{leader} leads and is {}", one.pair.state));
+        }
+        let passive = !other.up || other.pair.state == binary_star::State::Passive;
+        (!passive).then(|| format!("m{} does not lead and is {}", 1 - leader, other.pair.state))
+    }
+
+    fn leads(&self, at: usize) -> bool {
+        self.monitors[at].up && self.monitors[at].reign.is_some()
+    }
+
+    /// Whether it is right that nobody serves: the recorded primary is gone, and R4 refuses every member of the set;
+    /// or the record was destroyed while no monitor lived that had read it.
+    fn excuse(&self) -> bool {
+        let destroyed = |m: &super::monitor::Monitor| *m.group.because() == Reason::RecordDamaged;
+        if self.monitors.iter().any(|m| m.up && m.reign.is_some() && destroyed(m)) {
+            return true;
+        }
+        let Some(state) = self.store.state() else {
+            return !self.servers[0].up;
+        };
+        let primary = &self.servers[index(&state.primary.addr)];
+        if primary.up && primary.run_id == state.primary.run_id {
+            return false;
+        }
+        state.in_sync.iter().all(|entry| {
+            let at = index(&entry.addr);
+            !self.servers[at].up || candidate::refusal(&state, entry, &self.observe(at)).is_some()
+        })
+    }
+}

@@ -1,0 +1,54 @@
+//! Ten thousand random runs of monitor pair, store and servers, each with its own faults.
+//!
+//! `SIM_SEED=n` replays one seed with its full trace; `SIM_SEEDS=n` runs so many; `SIM_FROM=n` begins there;
+//! `SIM_GO_ON=1` names every failing seed instead of ending at the first.
+
+use std::time::Instant;
+
+use world::sim::{self, Counts, End};
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name)
+        .ok()
+        .map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
+}
+
+/// Runs a seed again with its trace, and fails with the last lines of it.
+fn fail(seed: u64) -> ! {
+    let run = sim::run(seed, None, true);
+    let from = run.trace.len().saturating_sub(60);
+    println!("{}", run.trace[from..].join("\n"));
+    panic!("seed {seed}: {:?}; SIM_SEED={seed} shows the whole run", run.failure);
+}
+
+#[test]
+fn random_runs_keep_every_invariant_and_converge() {
+    if let Some(seed) = number("SIM_SEED") {
+        let run = sim::run(seed, None, true);
+        println!("{}\n{:?} {:?}", run.trace.join("\n"), run.end, run.counts);
+        assert_eq!(run.failure, None);
+        return;
+    }
+    let seeds = number("SIM_SEEDS").unwrap_or(10_000);
+    let from = number("SIM_FROM").unwrap_or(0);
+    let go_on = number("SIM_GO_ON").is_some();
+    let (mut counts, mut left, begun) = (Counts::default(), 0, Instant::now());
+    for seed in from..from + seeds {
+        let run = sim::run(seed, None, false);
+        match run.failure {
+            Some(why) if go_on => println!("seed {seed}: {why}"),
+            Some(_) => fail(seed),
+            None => {}
+        }
+        counts.add(&run.counts);
+        left += u64::from(run.end == End::NobodyLeft);
+    }
+    println!("{seeds} seeds in {:?}, nobody left to promote in {left}: {counts:?}", begun.elapsed());
+}
+
+#[test]
+fn a_seed_replays_exactly() {
+    for seed in 0..20 {
+        assert_eq!(sim::run(seed, None, true), sim::run(seed, None, true));
+    }
+}

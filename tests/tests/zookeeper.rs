@@ -1,0 +1,79 @@
+//! ZooKeeper is restarted, stopped for a while, or away when the primary dies.
+
+use std::time::Duration;
+
+use world::group::{Group, SETTLE_LIMIT};
+use world::wait;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_restart_is_no_failover_and_stops_no_traffic() {
+    let mut group = Group::of(2).start();
+    let before = group.state();
+    let load = group.load();
+    group.zookeeper.restart();
+    load.wait_for_writes(200, LIMIT);
+    group.ready();
+    let after = group.settled();
+    assert_eq!((after.epoch, after.primary), (before.epoch, before.primary));
+    load.stop().assert_clean();
+}
+
+/// Long enough for every session to be lost.
+#[test]
+fn an_outage_is_no_failover_and_stops_no_traffic() {
+    let mut group = Group::of(2).start();
+    let before = group.state();
+    let load = group.load();
+    group.zookeeper.kill();
+    std::thread::sleep(Duration::from_secs(10));
+    load.wait_for_writes(200, LIMIT);
+    for monitor in &group.monitors {
+        assert_eq!(monitor.get("/healthz").status, 200);
+        assert_eq!(monitor.get("/readyz").status, 503, "it has no session");
+    }
+    group.zookeeper.restart();
+    group.ready();
+    let after = group.settled();
+    assert_eq!((after.epoch, after.primary), (before.epoch, before.primary));
+    load.stop().assert_clean();
+}
+
+/// Nothing can be decided without the store; it is, as soon as the store is back.
+#[test]
+fn a_primary_that_dies_meanwhile_is_replaced_when_it_is_back() {
+    let mut group = Group::of(2).start();
+    let before = group.state();
+    let load = group.load();
+    group.zookeeper.kill();
+    let old = group.number_of(&before.primary.addr);
+    group.redis[old].kill();
+    wait::never("a promotion without a record", Duration::from_secs(2), || {
+        let promoted = group.redis.iter().find(|redis| redis.is_primary());
+        wait::holds(promoted.is_none(), || format!("{promoted:?}"))
+    });
+    group.zookeeper.restart();
+    load.wait_for_epoch_above(before.epoch, SETTLE_LIMIT);
+    group.redis[old].restart();
+    let after = group.settled();
+    assert_eq!(after.promoted, before.epoch + 1);
+    load.wait_for_writes(50, LIMIT);
+    load.stop().assert_nothing_lost();
+}
+
+/// A paused server keeps its connections and answers nothing.
+#[test]
+fn a_hung_server_is_no_failover() {
+    let mut group = Group::of(1).start();
+    let before = group.state();
+    let load = group.load();
+    group.zookeeper.pause();
+    std::thread::sleep(Duration::from_secs(5));
+    load.wait_for_writes(200, LIMIT);
+    group.zookeeper.resume();
+    group.ready();
+    let after = group.settled();
+    assert_eq!((after.epoch, after.primary), (before.epoch, before.primary));
+    load.stop().assert_clean();
+}

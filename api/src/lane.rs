@@ -36,6 +36,10 @@ const READS_OUT: usize = 1024;
 /// what a healthy server needs for anything we send.
 const STALL: Duration = Duration::from_secs(1);
 
+/// A connection that was not used for so long is asked for a sign of life, so that one that leads nowhere is noticed
+/// before a failover needs it.
+const IDLE: Duration = Duration::from_secs(5);
+
 /// The longest reply that is listened to: Redis's own limit of a value, and a little more.
 const REPLY_MAX: usize = (512 << 20) + 1024;
 
@@ -159,6 +163,7 @@ enum Sent {
     Batch(Batch),
     Proof(Arc<View>),
     Script,
+    Ping,
 }
 
 /// All that is on its way on one connection. Whatever ends the connection, this is dropped, and nothing is forgotten.
@@ -178,7 +183,7 @@ impl Drop for Flight {
                     let _ = write.done.send(Written::Indeterminate(why.to_owned()));
                 }
                 // A read that is dropped unanswered is asked again.
-                Sent::Read(..) | Sent::Proof(_) | Sent::Script => {}
+                Sent::Read(..) | Sent::Proof(_) | Sent::Script | Sent::Ping => {}
             }
         }
     }
@@ -211,7 +216,10 @@ struct Session<'a> {
     proof_out: bool,
     proofs_failed: u32,
     script_lost: bool,
+    /// When something was last answered, or asked while nothing was due.
     heard: Instant,
+    /// When something was last sent.
+    sent_at: Instant,
 }
 
 impl<'a> Session<'a> {
@@ -239,6 +247,7 @@ impl<'a> Session<'a> {
             proofs_failed: 0,
             script_lost: false,
             heard: now,
+            sent_at: now,
         }
     }
 
@@ -334,9 +343,15 @@ impl<'a> Session<'a> {
     async fn send(&mut self) -> Result<(), End> {
         let mut out = Vec::new();
         self.collect(&mut out);
+        let now = Instant::now();
+        if out.is_empty() && self.flight.sent.is_empty() && now - self.sent_at > IDLE {
+            out.push(cmd!["PING"]);
+            self.flight.sent.push_back(Sent::Ping);
+        }
         if out.is_empty() {
             return Ok(());
         }
+        self.sent_at = now;
         // A server that does not read must not keep us from seeing that it was deposed.
         let mut views = self.pool.views.clone();
         tokio::select! {
@@ -433,7 +448,7 @@ impl<'a> Session<'a> {
             }
             Some(Sent::Batch(batch)) => return self.handle_batch(batch, &reply),
             Some(Sent::Proof(view)) => self.handle_proof(&view, &reply),
-            Some(Sent::Script) => {}
+            Some(Sent::Script | Sent::Ping) => {}
             None => return Err(End::Unexpected),
         }
         Ok(())

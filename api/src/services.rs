@@ -11,7 +11,7 @@ use topology::{Layout, ZnodePath};
 
 use crate::metrics::Metrics;
 use crate::pool::{Options, Pool};
-use crate::view::{Taken, View, Views};
+use crate::view::{Source, Taken, View, Views};
 
 /// Every service that is served, by name.
 #[derive(Debug)]
@@ -155,6 +155,9 @@ fn publish(pool: &Pool, tx: &watch::Sender<Option<Arc<View>>>, view: Arc<View>) 
     let (service, epoch, source) = (&pool.name, view.epoch, view.source.as_str());
     if moved {
         tracing::info!(service, epoch, source, "Primary Redis is {}", view.primary);
+        if view.source == Source::Path {
+            tracing::warn!(service, "no monitor has decided yet: the announcement alone is followed");
+        }
     } else {
         tracing::debug!(service, epoch, source, in_sync = view.in_sync.len(), "a new view");
     }

@@ -91,7 +91,9 @@ pub(crate) async fn run(pool: Arc<Pool>, mut lost: mpsc::UnboundedReceiver<Lost>
                 if !matches!(why, Again::Refused(_) | Again::Fenced) {
                     link = None;
                 }
-                sleep(PAUSE).await;
+                // A server that is gone need not be asked so often; another view is acted on at once.
+                let pause = if matches!(why, Again::Open(_)) { 5 * PAUSE } else { PAUSE };
+                let _ = timeout(pause, another_view(&mut views)).await;
             }
         }
     }

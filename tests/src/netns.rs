@@ -7,15 +7,15 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::process::Command;
-use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Once, OnceLock};
 
 use crate::{Host, process};
 
 const PREFIX: &str = "albireo";
 const FOLDER: &str = "/run/netns";
 /// The rules of one host; what is cut is refused where it arrives.
-const TABLE: &str = "table inet albireo { chain input { type filter hook input priority 0; } }";
+const TABLE: &str = "table inet albireo { chain input { type filter hook input priority 0; }; }";
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -39,13 +39,18 @@ pub enum Cut {
 impl Hosts {
     /// Why namespaces cannot be used here, if they cannot.
     pub fn available() -> Result<(), String> {
+        static AVAILABLE: OnceLock<Result<(), String>> = OnceLock::new();
+        AVAILABLE.get_or_init(Self::probe).clone()
+    }
+
+    fn probe() -> Result<(), String> {
         let name = format!("{PREFIX}{}-probe", std::process::id());
-        let probe = || -> Result<(), String> {
+        let tried = || -> Result<(), String> {
             ip(&["netns", "add", &name])?;
             nft(&name, TABLE)?;
             nft(&name, "add rule inet albireo input ip saddr 10.0.0.1 ip protocol tcp reject with tcp reset")
         };
-        let result = probe();
+        let result = tried();
         let _ = ip(&["netns", "del", &name]);
         result
     }

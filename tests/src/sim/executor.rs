@@ -166,7 +166,9 @@ impl Sim {
             Verdict::Refused(why) => self.tidy(at, server, Outcome::Refused(why)),
             Verdict::Exec(commands) => {
                 running.commands = commands;
-                self.step(at, "executes");
+                if self.step(at, "executes") {
+                    return;
+                }
                 self.start(at, 0, Timer::Act { server, serial });
             }
             Verdict::AskStore(commands) => {
@@ -189,7 +191,9 @@ impl Sim {
             return;
         }
         if stands {
-            self.step(at, "executes what the store allowed");
+            if self.step(at, "executes what the store allowed") {
+                return;
+            }
             self.start(at, 0, Timer::Act { server, serial });
         } else {
             self.tidy(at, server, Outcome::Raced);

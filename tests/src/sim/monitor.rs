@@ -149,7 +149,8 @@ impl Sim {
             LeaderRecord { name: new.name.into(), instance: life.to_string() },
             self.plan.heartbeat,
             Peer::Active,
-        );
+        )
+        .first(at == 0);
         (new.up, new.life, new.stall) = (true, life, self.monitors[at].stall);
         (new.started, new.last_turn, new.next_beat) = (self.now, self.now, self.now);
         self.monitors[at] = new;
@@ -190,7 +191,7 @@ impl Sim {
         }
     }
 
-    /// A place at which a monitor may stop, for a while or for good. True if it did.
+    /// A place at which a monitor may stop, for a while or for good. True if it is dead.
     pub(super) fn step(&mut self, at: usize, what: &str) -> bool {
         if self.plan.step_fault == 0 || self.healed.is_some() || !self.one_in(self.plan.step_fault) {
             return false;
@@ -200,17 +201,19 @@ impl Sim {
             self.monitor_dies(at);
             let (after, life) = (self.rng.u64(10..2000) * MS, self.monitors[at].life);
             self.schedule(after, Event::MonitorRises { monitor: at, life });
-        } else {
-            say!(self, "m{at} stalls before it {what}");
-            let length = self.rng.u64(5..2500) * MS;
-            self.monitor_stalls(at, length);
+            return true;
         }
-        true
+        say!(self, "m{at} stalls before it {what}");
+        let length = self.rng.u64(5..2500) * MS;
+        self.monitor_stalls(at, length);
+        false
     }
 
     pub(super) fn start(&mut self, at: usize, after: Us, timer: Timer) {
-        let life = self.monitors[at].life;
-        self.schedule(after, Event::Timer { monitor: at, life, timer });
+        let Monitor { up, life, .. } = self.monitors[at];
+        if up {
+            self.schedule(after, Event::Timer { monitor: at, life, timer });
+        }
     }
 
     pub(super) fn timer(&mut self, at: usize, timer: Timer) {
@@ -282,6 +285,9 @@ impl Sim {
 
     fn due(&mut self, at: usize) {
         let m = &self.monitors[at];
+        if !m.up {
+            return;
+        }
         let time = m.time(self.now);
         if m.group.poll_timeout().is_some_and(|due| due <= time) {
             self.group_event(at, GroupEvent::Tick);
@@ -306,8 +312,11 @@ impl Sim {
             actions.push_back(action);
         }
         self.tend_probes(at);
+        let life = self.monitors[at].life;
         for action in actions {
-            self.perform(at, action);
+            if self.monitors[at].life == life {
+                self.perform(at, action);
+            }
         }
     }
 
@@ -358,7 +367,9 @@ impl Sim {
         }
         let generation = self.monitors[at].client.registered;
         let ops = self.flawed(ops);
-        self.step(at, "publishes");
+        if self.step(at, "publishes") {
+            return;
+        }
         let call = Call::Publish(publication.number);
         self.start(at, 0, Timer::Send { generation, request: Request::Multi(ops), call });
     }

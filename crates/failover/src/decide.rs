@@ -66,7 +66,7 @@ pub enum Reason {
     BirthWaits(Endpoint, &'static str),
     /// The first record (R0).
     Birth,
-    /// What stands in `state` is no record, and this monitor knows no good one.
+    /// What stands in `state` is no record, and this monitor does not know for certain what stood there last.
     RecordDamaged,
     /// What stands in `state` is no record; the last good one is put back.
     RecordRestored,
@@ -155,7 +155,8 @@ impl fmt::Display for Reason {
             Self::BirthWaits(addr, why) => write!(f, "waiting for {addr}, named primary by the path: {why}"),
             Self::Birth => f.write_str("first record"),
             Self::RecordDamaged => f.write_str(
-                "the state znode holds no record and no good one is known; an operator must restore it",
+                "the state znode holds no record and it is not known what was published last; \
+                 an operator must restore it",
             ),
             Self::RecordRestored => {
                 f.write_str("the state znode held no record; the last good one is put back")
@@ -207,7 +208,8 @@ pub fn decide(view: &View, now: Time) -> Decision {
         (None, _) | (Some(_), Some(_)) if view.store_away => wait(Reason::StoreAway(None)),
         (None, None) => birth(view, now),
         (None, Some(_)) => wait(Reason::RecordDamaged),
-        // The lead is checked in the same transaction, so nobody else published since.
+        // Only the last one: an older one under its old epoch would give this epoch a second meaning.
+        (Some(_), Some(_)) if !view.record_is_the_last() => wait(Reason::RecordDamaged),
         (Some(state), Some(_)) => publish(state.clone(), false, Reason::RecordRestored),
         (Some(state), None) => match (view.primary_fault(now), state.phase) {
             (Some((fault, since)), _) => failover(view, state, fault, since, now),
@@ -279,7 +281,14 @@ fn failover(view: &View, state: &State, fault: Fault, since: Time, now: Time) ->
     }
     let best = candidate::best(view, state, since, now);
     match best.and_then(|addr| Some((state.in_sync(&addr)?, view.current(&addr, now)?))) {
-        None => Decision { steps: looks(), because: Reason::NobodyEligible(fault) },
+        None => {
+            let mut steps: Vec<Step> = looks();
+            if fault == Fault::Refused {
+                // It may become eligible again; its order looks at R4 each time.
+                steps.push(promote(view, state));
+            }
+            Decision { steps, because: Reason::NobodyEligible(fault) }
+        }
         Some((entry, seen)) => {
             let because = Reason::Failover(fault, entry.addr.clone());
             publish(promotion(view, state, entry, seen, &because, now), false, because)
@@ -329,17 +338,18 @@ fn finish(view: &View, state: &State, now: Time) -> Decision {
             && seen.fence == Fence::At(state.epoch)
     });
     let Some(seen) = promoted else {
-        let deed = Deed::Promote { basis: view.basis.clone() };
-        return Decision {
-            steps: vec![Step::Order { backend: addr.clone(), deed }],
-            because: Reason::Promoting,
-        };
+        return Decision { steps: vec![promote(view, state)], because: Reason::Promoting };
     };
     let primary = PrimaryRef { replid: seen.replid.clone(), ..state.primary.clone() };
     let next = State { primary, phase: Phase::Serving, leader: view.me.clone(), ..state.clone() };
     let mut decision = publish(next, true, Reason::Announcing);
     decision.steps.extend(strays(view, state, now));
     decision
+}
+
+fn promote(view: &View, state: &State) -> Step {
+    let deed = Deed::Promote { basis: view.basis.clone() };
+    Step::Order { backend: state.primary.addr.clone(), deed }
 }
 
 /// All is decided: stamp what is not stamped, bring back strays, keep the set true (R6), keep the announcement.

@@ -175,6 +175,9 @@ pub struct Group {
     primary_closed: Option<Time>,
     /// Since when the primary is known to be lost.
     fault_at: Option<Time>,
+    /// An older version than the known one was read of `state`, and of `<path>`: a late answer, or the znode was made
+    /// anew. Reading it again tells which.
+    older: [Option<i32>; 2],
 }
 
 /// A publication that was begun.
@@ -197,6 +200,7 @@ impl Group {
             store_away: false,
             record: None,
             record_read: false,
+            record_confirmed: false,
             record_damaged: None,
             announced: (Announced::Unread, -1),
             backends: BTreeMap::new(),
@@ -219,6 +223,7 @@ impl Group {
             timeline: None,
             primary_closed: None,
             fault_at: None,
+            older: [None; 2],
         }
     }
 
@@ -289,6 +294,7 @@ impl Group {
         self.view.reign = reign;
         // A new reign carries out the record that it finds; what an earlier one had under way is not its own.
         self.view.stamped = false;
+        self.view.record_confirmed = false;
         self.view.basis = None;
         self.look_afresh(now);
         if reign.is_some() {
@@ -313,11 +319,17 @@ impl Group {
             return self.publication_ended(PublishOutcome::Done { state: version, path }, now);
         }
         let known = self.view.record.as_ref().map(|(state, version)| (state.epoch, *version));
+        if let (Some((_, at)), None, true) = (known, self.view.record_damaged, stored != Stored::Absent) {
+            if version == at {
+                self.view.record_confirmed |= self.view.reign.is_some();
+                return;
+            }
+            if self.is_late(0, version, at) {
+                return;
+            }
+        }
         match (stored, known) {
-            (Stored::Is(state), Some((epoch, at))) => {
-                if version <= at && self.view.record_damaged.is_none() {
-                    return;
-                }
+            (Stored::Is(state), Some((epoch, _))) => {
                 if state.epoch < epoch {
                     self.view.record_damaged = Some(version);
                 } else {
@@ -327,10 +339,20 @@ impl Group {
             (Stored::Is(state), None) => self.adopt(state, version, now),
             (Stored::Absent, None) => self.view.record_damaged = None,
             (Stored::Absent, Some(_)) => self.view.record_damaged = Some(-1),
-            (Stored::Damaged(_), Some((_, at))) if version <= at => return,
             (Stored::Damaged(_), _) => self.view.record_damaged = Some(version),
         }
         self.view.record_read = true;
+    }
+
+    /// Whether what was read is older than what is known, and only late.
+    fn is_late(&mut self, which: usize, version: i32, known: i32) -> bool {
+        let before = self.older[which].take();
+        let late = version < known && before != Some(version);
+        if late {
+            self.older[which] = Some(version);
+            self.actions.push_back(Action::Reread);
+        }
+        late
     }
 
     /// Another monitor's record, or one read at the start.
@@ -344,6 +366,7 @@ impl Group {
     fn install(&mut self, state: State, version: i32, now: Time) {
         let old = self.view.record.replace((state, version)).map(|(state, _)| state);
         self.view.record_damaged = None;
+        self.view.record_confirmed = self.view.reign.is_some();
         let Some((new, _)) = &self.view.record else { return };
         for entry in old.iter().flat_map(|old| &old.in_sync) {
             if new.in_sync(&entry.addr).is_none()
@@ -376,9 +399,9 @@ impl Group {
     }
 
     fn announced(&mut self, announced: Announced, version: i32, now: Time) {
-        let (known, at) = &self.view.announced;
-        if version < *at && !matches!((known, &announced), (Announced::Missing, _) | (_, Announced::Missing))
-        {
+        let missing =
+            matches!((&self.view.announced.0, &announced), (Announced::Missing, _) | (_, Announced::Missing));
+        if !missing && self.is_late(1, version, self.view.announced.1) {
             return;
         }
         if let (Announced::Is(topology), None) = (&announced, self.view.state()) {
@@ -436,6 +459,8 @@ impl Group {
             return;
         };
         let PublishOutcome::Done { state, path } = outcome else {
+            // It may stand there all the same.
+            self.view.record_confirmed = false;
             self.view.publish_hold = now + self.view.limits.retry_after;
             self.actions.push_back(Action::Reread);
             return;

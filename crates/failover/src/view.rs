@@ -244,6 +244,8 @@ pub struct View {
     pub record: Option<(State, i32)>,
     /// Whether `state` has been read at all.
     pub record_read: bool,
+    /// The record was read or published under this reign: nobody else has published since.
+    pub record_confirmed: bool,
     /// Something that is no record stands at that version of `state` (-1: it was deleted); the last good one is kept.
     pub record_damaged: Option<i32>,
     /// The announcement and its version.
@@ -270,6 +272,13 @@ impl View {
     /// The record, if there is one.
     pub fn state(&self) -> Option<&State> {
         self.record.as_ref().map(|(state, _)| state)
+    }
+
+    /// Whether the record that is kept is certainly the last one that was published, although something else stands in
+    /// its znode now. Where exactly one write lies between, that one was it.
+    pub fn record_is_the_last(&self) -> bool {
+        let follows = |version: i32| self.record.as_ref().is_some_and(|(_, at)| version == at + 1);
+        self.record_confirmed || self.record_damaged.is_some_and(follows)
     }
 
     /// How a server does.

@@ -496,8 +496,12 @@ fn entering(view: &View, state: &State, primary: &Observation, addr: &Endpoint, 
     let Role::Primary { replicas } = &primary.role else { return None };
     let acknowledged =
         replicas.iter().find(|(shown, _)| *shown == seen.shows_as).map(|(_, offset)| *offset)?;
+    // A link can be up before the stream runs: after a full synchronisation Redis 7.0 waits up to a second for the
+    // replica's first acknowledgement, and sends it nothing until then, not even the stamp.
+    let streams = acknowledged > 0;
     let near = primary.offset.saturating_sub(acknowledged.max(seen.offset)) <= view.limits.max_lag_bytes;
-    (follows(seen, &state.primary.addr) && guarded && near && seen.replid == primary.replid).then(|| InSync {
+    let fit = follows(seen, &state.primary.addr) && guarded && streams && near;
+    (fit && seen.replid == primary.replid).then(|| InSync {
         addr: addr.clone(),
         seen_as: seen.shows_as.clone(),
         run_id: seen.run_id.clone(),

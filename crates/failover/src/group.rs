@@ -188,6 +188,9 @@ struct UnderWay {
     topology: Option<Topology>,
     decided: Time,
     candidates: Vec<(Endpoint, Option<Disqualified>)>,
+    /// The record was read back before the answer came. Whether `<path>` was written only the answer tells: the record
+    /// may be that of an earlier attempt.
+    stands: bool,
 }
 
 impl Group {
@@ -312,11 +315,10 @@ impl Group {
     }
 
     fn stored(&mut self, stored: Stored, version: i32, now: Time) {
-        let ours =
-            self.published.as_ref().filter(|p| matches!(&stored, Stored::Is(state) if *state == p.next));
-        if let Some(path) = ours.map(|p| p.topology.as_ref().map(|_| p.next.path_version)) {
-            // Our own publication is read back before its answer came.
-            return self.publication_ended(PublishOutcome::Done { state: version, path }, now);
+        let ours = |p: &UnderWay| !p.stands && matches!(&stored, Stored::Is(state) if *state == p.next);
+        if let Some(under_way) = self.published.take_if(|p| ours(p)) {
+            self.published = Some(UnderWay { stands: true, ..under_way.clone() });
+            return self.stands(under_way, version, now);
         }
         let known = self.view.record.as_ref().map(|(state, version)| (state.epoch, *version));
         if let (Some((_, at)), None, true) = (known, self.view.record_damaged, stored != Stored::Absent) {
@@ -455,9 +457,7 @@ impl Group {
 
     fn publication_ended(&mut self, outcome: PublishOutcome, now: Time) {
         self.view.publishing = false;
-        let Some(UnderWay { next, topology, decided, candidates, .. }) = self.published.take() else {
-            return;
-        };
+        let Some(under_way) = self.published.take() else { return };
         let PublishOutcome::Done { state, path } = outcome else {
             // It may stand there all the same.
             self.view.record_confirmed = false;
@@ -465,13 +465,21 @@ impl Group {
             self.actions.push_back(Action::Reread);
             return;
         };
-        if self.view.record.as_ref().is_some_and(|(_, version)| *version >= state)
+        if let (Some(topology), Some(version)) = (&under_way.topology, path) {
+            self.view.announced = (Announced::Is(topology.clone()), version);
+        }
+        if !under_way.stands {
+            self.stands(under_way, state, now);
+        }
+    }
+
+    /// A record of ours stands in ZooKeeper at this version.
+    fn stands(&mut self, under_way: UnderWay, version: i32, now: Time) {
+        let UnderWay { next, decided, candidates, .. } = under_way;
+        if self.view.record.as_ref().is_some_and(|(_, known)| *known >= version)
             && self.view.record_damaged.is_none()
         {
-            return; // read back already, or overtaken
-        }
-        if let (Some(topology), Some(version)) = (topology, path) {
-            self.view.announced = (Announced::Is(topology), version);
+            return; // overtaken
         }
         let old = self.view.state().cloned();
         let promoted = old.as_ref().is_some_and(|old| old.promoted != next.promoted);
@@ -510,7 +518,7 @@ impl Group {
             (_, Phase::Promoting | Phase::Serving) => {}
         }
         // Finishing a promotion keeps the epoch, and with it the stamp.
-        self.install(next, state, now);
+        self.install(next, version, now);
         self.view.record_read = true;
     }
 
@@ -609,7 +617,8 @@ impl Group {
         let topology = announce.as_ref().map(|(topology, _)| topology.clone());
         self.publications += 1;
         let (number, candidates) = (self.publications, self.view.candidates(now));
-        self.published = Some(UnderWay { number, next: next.clone(), topology, decided: now, candidates });
+        self.published =
+            Some(UnderWay { number, next: next.clone(), topology, decided: now, candidates, stands: false });
         self.actions.push_back(Action::Publish(Publication { number, reign, next, expected, announce }));
     }
 

@@ -112,6 +112,8 @@ fn a_paused_primary_that_wakes_up_later_has_no_say() {
         let next = furthest(stage, &[1, 2]);
         stage.decide(next, &[3 - next]);
         stage.carry_out();
+        // What was under way there did not wait for its silence to become suspicious.
+        stage.program().process().wait_for_line("not the primary any more while answers were due", LONG);
         load.wait_progress(200);
         // Its late replies, and whatever still waits in its sockets, must not matter.
         stage.redis[0].resume();

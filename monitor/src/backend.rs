@@ -22,6 +22,9 @@ use crate::redis::{self, NoAnswer, Secret};
 /// Between two attempts to connect to a server that is down.
 const ATTEMPT_EVERY: Duration = Duration::from_millis(50);
 
+/// After a connection that was closed at once.
+const ASK_AGAIN: Duration = Duration::from_millis(1);
+
 /// What a probe and an executor need to know.
 #[derive(Clone)]
 pub(crate) struct Target {
@@ -135,8 +138,10 @@ impl<R: Fn(Report)> Probe<R> {
                         every.reset_after(self.target.ping_interval);
                     }
                     Err(OpenError::Protocol) => self.troubled(Trouble::Strange, "not a Redis server".into()),
+                    // The backlog of a dying listener took it; a moment later nobody listens any more.
+                    Err(OpenError::Closed) => every.reset_after(ASK_AGAIN),
                     // Silence speaks for itself.
-                    Err(OpenError::TimedOut | OpenError::Closed | OpenError::Unreachable(_)) => {}
+                    Err(OpenError::TimedOut | OpenError::Unreachable(_)) => {}
                 },
             }
         }

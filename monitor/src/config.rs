@@ -211,7 +211,8 @@ impl Config {
         let (Some(zookeeper), Some(admin)) = (zookeeper, admin) else {
             return Err(Problem::file(name, "[zookeeper] or [admin] cannot be read").into());
         };
-        let warnings = warnings(&ini, &binary_star, &admin);
+        let mut warnings = warnings(&ini, &binary_star, &admin);
+        warnings.extend(failover.without_effect());
         Ok(Self { zookeeper, binary_star, detector, failover, redis, admin, log, warnings })
     }
 
@@ -256,6 +257,20 @@ impl Config {
             min_interval: self.failover.min_interval,
             ..Limits::default()
         }
+    }
+}
+
+impl Failover {
+    /// Keys whose work comes later: planned switchover, mass failures, cold start. Whoever sets one is told.
+    fn without_effect(&self) -> Vec<String> {
+        let set = [
+            ("switchover_budget_ms", self.switchover_budget != Duration::from_millis(1000)),
+            ("mass_failure_percent", self.mass_failure_percent != 30),
+            ("cold_start", self.cold_start != ColdStart::Best),
+            ("cold_wait_ms", self.cold_wait != Duration::from_millis(5000)),
+        ];
+        let set = set.into_iter().filter(|(_, set)| *set);
+        set.map(|(key, _)| format!("[failover] {key} has no effect in this version")).collect()
     }
 }
 

@@ -92,6 +92,8 @@ pub(crate) struct Driver {
     pair: Option<Handle>,
     lead: Lead,
     services: BTreeMap<String, Service>,
+    /// The other monitors that are there.
+    others: Vec<String>,
     opinions: BTreeMap<(String, String), Option<BTreeSet<Endpoint>>>,
     views: BTreeMap<(String, String), JoinHandle<()>>,
     holder: Option<(String, JoinHandle<()>)>,
@@ -130,6 +132,7 @@ impl Driver {
             record,
             pair,
             services: BTreeMap::new(),
+            others: Vec::new(),
             opinions: BTreeMap::new(),
             views: BTreeMap::new(),
             holder: None,

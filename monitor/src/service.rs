@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use failover::view::Announced;
-use failover::{Action, Event, Group, Limits, Reason, Stored};
+use failover::{Action, Event, Group, Limits, Reason, Stored, Time};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use topology::zookeeper::{Followed, Seen, Versioned};
@@ -24,8 +24,12 @@ pub(crate) struct Service {
     pub(crate) backends: BTreeMap<Endpoint, Backend>,
     /// The server's words when it last refused us; for status.
     pub(crate) words: BTreeMap<Endpoint, String>,
-    /// The primary that was last told to the log, and whether it was serving.
+    /// The primary that was last told to the log, and the epoch of its promotion.
     pub(crate) told: Option<(Endpoint, u64)>,
+    /// The epoch that was last told to the log.
+    pub(crate) told_epoch: u64,
+    /// The last warning and when it was given: the same one is not repeated for a while.
+    pub(crate) warned: Option<(String, Time)>,
     /// The opinion that was last written.
     pub(crate) opinion: Option<Vec<Endpoint>>,
     /// An opinion is being written; the next one waits for it, so that the last one stays.
@@ -57,6 +61,8 @@ impl Service {
             backends: BTreeMap::new(),
             words: BTreeMap::new(),
             told: None,
+            told_epoch: 0,
+            warned: None,
             opinion: None,
             writes_opinion: false,
             discovered,
@@ -109,8 +115,9 @@ impl Service {
 fn start(path: &ZnodePath, addr: &Endpoint, around: &Surroundings) -> Backend {
     let config = &around.config;
     let login = config.login(addr);
-    let secret =
-        Secret { password: login.password.clone().unwrap_or_default(), path: path.as_str().to_owned() };
+    // The password of the whole group, not of this server: primary and replicas must come to the same credential.
+    let shared = config.redis.shared.password.as_ref().map(|password| password.text().to_owned());
+    let secret = Secret { password: shared.unwrap_or_default(), path: path.as_str().to_owned() };
     let target = Target {
         addr: addr.clone(),
         login,

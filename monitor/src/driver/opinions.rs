@@ -29,6 +29,7 @@ impl Driver {
         for monitor in &others {
             services.iter().for_each(|service| self.follow_view(monitor, service));
         }
+        self.others = others;
         services.iter().for_each(|service| self.pass_opinion(service));
     }
 

@@ -7,12 +7,15 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 use topology::zookeeper::{Seen, SessionPhase, Versioned};
 use topology::{Endpoint, Phase, ZnodePath};
-use tracing::{debug, error, info, warn};
+use tracing::{Level, debug, error, info, warn};
 
 use super::{Driver, Input};
 use crate::metrics::{OfService, phases};
 use crate::publisher::Publisher;
 use crate::service::{Service, path_event, state_event};
+
+/// The same warning is not given again within this time.
+const QUIET_FOR: Duration = Duration::from_secs(30);
 
 impl Driver {
     pub(super) fn add_service(&mut self, path: ZnodePath, discovered: bool) {
@@ -34,8 +37,7 @@ impl Driver {
         let answers = self.session.is_some_and(|session| session.phase == SessionPhase::Connected);
         self.group(&name, Event::Store(answers));
         self.group(&name, Event::Reign(self.reign));
-        let others: Vec<String> = self.views.keys().map(|(monitor, _)| monitor.clone()).collect();
-        others.into_iter().for_each(|monitor| self.follow_view(&monitor, &name));
+        self.others.clone().iter().for_each(|monitor| self.follow_view(monitor, &name));
     }
 
     pub(super) fn remove_service(&mut self, name: &str) {
@@ -77,7 +79,7 @@ impl Driver {
             self.perform(name, action);
         }
         if let Some(service) = self.services.get_mut(name) {
-            tell_primary(name, service);
+            tell_record(name, service);
         }
         self.write_opinion(name);
     }
@@ -140,39 +142,31 @@ impl Driver {
         Publisher::new(store, self.layout.clone())
     }
 
-    pub(super) fn say(&self, name: &str, reason: &Reason) {
-        match reason {
-            Reason::Healthy
-            | Reason::Announcing
-            | Reason::Promoting
-            | Reason::Passive
-            | Reason::Unread
-            | Reason::Looking(_) => {
-                debug!(service = name, "{reason}");
+    /// The reason changed. What is decided is told when it stands ([`tell_record`]); what is wrong is told at once,
+    /// but not again and again while two reasons take turns.
+    pub(super) fn say(&mut self, name: &str, reason: &Reason) {
+        let now = self.now();
+        let Some(service) = self.services.get_mut(name) else { return };
+        let mut text = reason.to_string();
+        if let Reason::NobodyEligible(_) = reason {
+            text = format!("{text}: {}", words(&service.group.view().candidates(now)));
+        }
+        match loudness(reason) {
+            Level::INFO => info!(service = name, "{text}"),
+            level @ (Level::WARN | Level::ERROR) => {
+                let again =
+                    service.warned.as_ref().is_some_and(|(last, at)| *last == text && now < *at + QUIET_FOR);
+                if again {
+                    debug!(service = name, "{text}");
+                    return;
+                }
+                match level {
+                    Level::ERROR => error!(service = name, "{text}"),
+                    _ => warn!(service = name, "{text}"),
+                }
+                service.warned = Some((text, now));
             }
-            Reason::Birth | Reason::Growing(_) | Reason::Shrinking(_) | Reason::Failover(..) => {
-                info!(service = name, "{reason}");
-            }
-            Reason::Confirming(_) => debug!(service = name, "{reason}"),
-            Reason::PrimaryTroubled(Health::Suspect | Health::Unknown | Health::Up) => {
-                debug!(service = name, "{reason}");
-            }
-            Reason::PrimaryTroubled(_)
-            | Reason::PrimaryUnreachable
-            | Reason::StoreAway(_)
-            | Reason::NoTopology(_)
-            | Reason::BirthWaits(..)
-            | Reason::RecordRestored
-            | Reason::TooSoon(_)
-            | Reason::Deposed(_)
-            | Reason::AnnouncementRestored(_) => warn!(service = name, "{reason}"),
-            Reason::RecordDamaged => error!(service = name, "{reason}"),
-            Reason::NobodyEligible(_) => {
-                let now = self.now();
-                let verdicts =
-                    self.services.get(name).map(|s| s.group.view().candidates(now)).unwrap_or_default();
-                error!(service = name, "{reason}: {}", words(&verdicts));
-            }
+            _ => debug!(service = name, "{text}"),
         }
     }
 
@@ -195,6 +189,14 @@ impl Driver {
                 self.metrics.damaged.get_or_create(&OfService { service: name.to_owned() }).inc();
             }
             Event::Seen(addr, ..) => _ = service.words.remove(addr),
+            Event::Ordered(addr, Outcome::Deposed(fence)) => {
+                let text =
+                    format!("{addr} carries epoch {fence}, newer than this monitor's record; looking again");
+                if service.warned.as_ref().is_none_or(|(last, _)| *last != text) {
+                    warn!(service = name, "{text}");
+                    service.warned = Some((text, self.around.clock.now()));
+                }
+            }
             Event::Ordered(addr, outcome) => tell_outcome(name, addr, outcome),
             Event::Reign(_)
             | Event::Store(_)
@@ -269,13 +271,7 @@ pub(super) fn acted(name: &str, order: &Order) {
 
 fn tell_outcome(name: &str, addr: &Endpoint, outcome: &Outcome) {
     match outcome {
-        Outcome::Done(_) => {}
-        Outcome::Deposed(fence) => {
-            warn!(
-                service = name,
-                "{addr} carries epoch {fence}, newer than this monitor's record; looking again"
-            );
-        }
+        Outcome::Done(_) | Outcome::Deposed(_) => {}
         Outcome::Refused(failover::Refused::HoldsData) => {
             debug!(service = name, "{addr}: {}", failover::Refused::HoldsData);
         }
@@ -292,12 +288,48 @@ fn tell_outcome(name: &str, addr: &Endpoint, outcome: &Outcome) {
     }
 }
 
-/// The line that people look for: who is primary, when that changes.
-fn tell_primary(name: &str, service: &mut Service) {
-    let Some(state) = service.state().filter(|state| state.phase == Phase::Serving) else { return };
-    let now = (state.primary.addr.clone(), state.promoted);
-    if service.told.as_ref() != Some(&now) {
-        info!(service = name, epoch = state.epoch, "Primary Redis is {}", now.0);
-        service.told = Some(now);
+/// Who must react to a reason.
+#[allow(clippy::wildcard_enum_match_arm)] // of `Health`: only a server that answers with an error is worth a warning
+fn loudness(reason: &Reason) -> Level {
+    match reason {
+        Reason::Failover(..) => Level::INFO,
+        Reason::PrimaryTroubled(Health::Suspect | Health::Unknown | Health::Up)
+        | Reason::Healthy
+        | Reason::Announcing
+        | Reason::Promoting
+        | Reason::Passive
+        | Reason::Unread
+        | Reason::Looking(_)
+        | Reason::Confirming(_)
+        | Reason::Birth
+        | Reason::Growing(_)
+        | Reason::Shrinking(_) => Level::DEBUG,
+        Reason::PrimaryTroubled(_)
+        | Reason::PrimaryUnreachable
+        | Reason::StoreAway(_)
+        | Reason::NoTopology(_)
+        | Reason::BirthWaits(..)
+        | Reason::RecordRestored
+        | Reason::TooSoon(_)
+        | Reason::Deposed(_)
+        | Reason::AnnouncementRestored(_) => Level::WARN,
+        Reason::RecordDamaged | Reason::NobodyEligible(_) => Level::ERROR,
+    }
+}
+
+/// The lines that people look for: what was decided, and who is primary, when that changes.
+fn tell_record(name: &str, service: &mut Service) {
+    let Some(state) = service.state() else { return };
+    let (epoch, promoted) = (state.epoch, state.promoted == state.epoch);
+    let primary = (state.phase == Phase::Serving).then(|| (state.primary.addr.clone(), state.promoted));
+    if service.told_epoch != epoch {
+        if !promoted {
+            info!(service = name, epoch, leader = state.leader, "{}", state.reason);
+        }
+        service.told_epoch = epoch;
+    }
+    if let Some(primary) = primary.filter(|primary| service.told.as_ref() != Some(primary)) {
+        info!(service = name, epoch, "Primary Redis is {}", primary.0);
+        service.told = Some(primary);
     }
 }

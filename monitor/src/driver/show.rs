@@ -35,7 +35,7 @@ impl Driver {
             let state = peer.state.filter(|_| peer.alive).map_or("SILENT", word);
             let leads = self.lead.holder();
             monitors.push(json!({
-                "name": leads, "role": "peer", "state": state, "active": leads.is_some(), "version": null,
+                "name": leads.or(self.others.first().map(String::as_str)), "role": "peer", "state": state, "active": leads.is_some(), "version": null,
             }));
         }
         let services: Vec<Value> =

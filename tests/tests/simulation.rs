@@ -1,11 +1,12 @@
 //! Ten thousand random runs of monitor pair, store and servers, each with its own faults.
 //!
 //! `SIM_SEED=n` replays one seed with its full trace; `SIM_SEEDS=n` runs so many; `SIM_FROM=n` begins there;
+//! `SIM_FLAW=NoWatch` breaks that rule in the replay;
 //! `SIM_GO_ON=1` names every failing seed instead of ending at the first.
 
 use std::time::Instant;
 
-use world::sim::{self, Counts, End};
+use world::sim::{self, Counts, End, Flaw};
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name)
@@ -24,7 +25,9 @@ fn fail(seed: u64) -> ! {
 #[test]
 fn random_runs_keep_every_invariant_and_converge() {
     if let Some(seed) = number("SIM_SEED") {
-        let run = sim::run(seed, None, true);
+        let flaw = std::env::var("SIM_FLAW").ok();
+        let flaw = Flaw::ALL.into_iter().find(|f| flaw.as_ref().is_some_and(|name| *name == format!("{f:?}")));
+        let run = sim::run(seed, flaw, true);
         println!("{}\n{:?} {:?}", run.trace.join("\n"), run.end, run.counts);
         assert_eq!(run.failure, None);
         return;
@@ -50,5 +53,35 @@ fn random_runs_keep_every_invariant_and_converge() {
 fn a_seed_replays_exactly() {
     for seed in 0..20 {
         assert_eq!(sim::run(seed, None, true), sim::run(seed, None, true));
+    }
+}
+
+/// Every rule that is broken in the driver must be noticed, by the invariant that stands for it: they can fail.
+#[test]
+fn a_broken_rule_is_noticed() {
+    let deposed = "took effect";
+    let lost = "is missing at";
+    let rows = [
+        (Flaw::IgnoreFence, deposed),
+        (Flaw::NoWatch, deposed),
+        (Flaw::NilFenceIsZero, deposed),
+        (Flaw::NoLeadCheck, "without the lead"),
+        (Flaw::NoVersionCheck, "and is now"),
+        (Flaw::AnyRunId, "in place of"),
+        (Flaw::EveryFenceIsNew, lost),
+        (Flaw::NoRestartGuard, lost),
+        (Flaw::AlwaysLeads, "passive"),
+        (Flaw::OneCopyIsEnough, lost),
+        (Flaw::AnybodyCounts, lost),
+    ];
+    for (flaw, expected) in rows {
+        let seeds = 0..20_000;
+        let noticed = |seed: &u64| {
+            sim::run(*seed, Some(flaw), false).failure.is_some_and(|why| why.contains(expected))
+        };
+        match seeds.clone().find(noticed) {
+            Some(seed) => println!("{flaw:?}: noticed by seed {seed}"),
+            None => panic!("{flaw:?} was not noticed by {seeds:?}"),
+        }
     }
 }

@@ -175,8 +175,8 @@ pub struct Group {
     primary_closed: Option<Time>,
     /// Since when the primary is known to be lost.
     fault_at: Option<Time>,
-    /// An older version than the known one was read of `state`, and of `<path>`: a late answer, or the znode was made
-    /// anew. Reading it again tells which.
+    /// An older version than the known one was read of `state`, and of `<path>` (-1: nothing): a late answer, or the
+    /// znode was deleted or made anew. Reading it again tells which.
     older: [Option<i32>; 2],
 }
 
@@ -249,7 +249,12 @@ impl Group {
     pub fn handle(&mut self, event: Event, now: Time) {
         match event {
             Event::Reign(reign) => self.reign(reign, now),
-            Event::Store(answers) => self.view.store_away = !answers,
+            Event::Store(answers) => {
+                if answers && self.view.store_away {
+                    self.actions.push_back(Action::Reread); // one that was asked for before may be lost
+                }
+                self.view.store_away = !answers;
+            }
             Event::Peer(peer) => self.view.peer = peer,
             Event::State(stored, version) => self.stored(stored, version, now),
             Event::Announced(announced, version) => self.announced(announced, version, now),
@@ -321,7 +326,7 @@ impl Group {
             return self.stands(under_way, version, now);
         }
         let known = self.view.record.as_ref().map(|(state, version)| (state.epoch, *version));
-        if let (Some((_, at)), None, true) = (known, self.view.record_damaged, stored != Stored::Absent) {
+        if let (Some((_, at)), None) = (known, self.view.record_damaged) {
             if version == at {
                 self.view.record_confirmed |= self.view.reign.is_some();
                 return;
@@ -401,10 +406,12 @@ impl Group {
     }
 
     fn announced(&mut self, announced: Announced, version: i32, now: Time) {
-        let missing =
-            matches!((&self.view.announced.0, &announced), (Announced::Missing, _) | (_, Announced::Missing));
-        if !missing && self.is_late(1, version, self.view.announced.1) {
+        if self.is_late(1, version, self.view.announced.1) {
             return;
+        }
+        if self.view.announced.0 == Announced::Missing && announced != Announced::Missing {
+            // What was there before the deletion may be told late; nothing in it says so.
+            self.actions.push_back(Action::Reread);
         }
         if let (Announced::Is(topology), None) = (&announced, self.view.state()) {
             let members: Vec<Endpoint> = topology.members().cloned().collect();

@@ -31,8 +31,7 @@ pub(super) enum Call {
         server: usize,
         serial: u32,
     },
-    RereadState,
-    RereadPath(Box<Option<Option<(Content, i32)>>>),
+    Reread(Path),
     TakeLead,
     ReadLeader,
     Register(u64),
@@ -57,6 +56,8 @@ pub(super) struct Client {
     follows: BTreeMap<Path, Option<Option<(Content, i32)>>>,
     /// Znodes without a watch at the moment.
     blind: BTreeSet<Path>,
+    /// Znodes that changed: what is read there next is told, even if it is what was told before.
+    news: BTreeSet<Path>,
 }
 
 const CALL_TIMEOUT: Us = 2000 * MS;
@@ -78,6 +79,7 @@ impl Client {
             waiting: Vec::new(),
             follows: BTreeMap::new(),
             blind: BTreeSet::new(),
+            news: BTreeSet::new(),
         }
     }
 }
@@ -99,6 +101,8 @@ impl Sim {
         match client.phase {
             Phase::Connected if now > client.heard + session * 2 / 5 => self.client_lost(at),
             Phase::Connected => {
+                self.refollow(at);
+                let client = &mut self.monitors[at].client;
                 if now > client.pinged + session / 5 {
                     client.pinged = now;
                     self.call(at, None, Request::Ping, Call::Nothing);
@@ -235,8 +239,10 @@ impl Sim {
             Body::Refused => self.monitors[at].client.conn = None,
             Body::Fin => self.client_lost(at),
             Body::FromStore(_, Answer::Changed(path)) => {
-                self.monitors[at].client.heard = now;
-                self.monitors[at].client.blind.insert(path);
+                let client = &mut self.monitors[at].client;
+                client.heard = now;
+                client.blind.insert(path);
+                client.news.insert(path);
                 self.refollow(at);
             }
             Body::FromStore(number, answer) => {
@@ -287,17 +293,13 @@ impl Sim {
                 let stands = matches!(answer, Some(Answer::Done(_)));
                 self.store_stands(at, server, serial, stands);
             }
-            Call::RereadState => {
-                let state = found(answer);
-                let next = Call::RereadPath(Box::new(state));
-                self.call(at, None, Request::Get(Path::Announcement), next);
-            }
-            Call::RereadPath(state) => {
-                if let Some(state) = *state {
-                    self.group_input(at, state_event(state));
-                }
-                if let Some(path) = found(answer) {
-                    self.group_input(at, announcement_event(path));
+            Call::Reread(path) => {
+                if let Some(content) = found(answer) {
+                    let event = match path {
+                        Path::Announcement => announcement_event(content),
+                        _ => state_event(content),
+                    };
+                    self.group_input(at, event);
                 }
             }
             Call::TakeLead => self.turn(at, |sim| sim.lead_taken(at, answer)),
@@ -313,8 +315,10 @@ impl Sim {
     }
 
     fn follower_read(&mut self, at: usize, path: Path, found: Option<(Content, i32)>) {
-        let Some(last) = self.monitors[at].client.follows.get_mut(&path) else { return };
-        if last.as_ref() != Some(&found) {
+        let client = &mut self.monitors[at].client;
+        let changed = client.news.remove(&path);
+        let Some(last) = client.follows.get_mut(&path) else { return };
+        if changed || last.as_ref() != Some(&found) {
             *last = Some(found.clone());
             self.turn(at, |sim| sim.followed(at, path, found));
         }

@@ -244,8 +244,12 @@ impl Sim {
                     seen.run_id.clone_from(run_id);
                 }
             }
-            (Some(Flaw::EveryFenceIsNew | Flaw::IgnoreFence), Some(state)) => {
-                seen.fence = Fence::At(state.epoch);
+            (Some(Flaw::IgnoreFence), Some(state)) => seen.fence = Fence::At(state.epoch),
+            (Some(Flaw::EveryFenceIsNew), Some(state)) => {
+                if let Some(entry) = state.in_sync(&self.servers[server].addr) {
+                    let fence = self.servers[server].data.fence.unwrap_or(0);
+                    seen.fence = Fence::At(fence.max(entry.since));
+                }
             }
             _ => {}
         }

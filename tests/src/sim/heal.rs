@@ -5,7 +5,7 @@ use failover::{Reason, candidate};
 use topology::{Phase, State};
 
 use super::End;
-use super::kernel::{Event, MS, Sim, Us};
+use super::kernel::{Event, MS, Sim, Us, say};
 use super::redis::index;
 use super::store::{Content, Path};
 
@@ -23,7 +23,10 @@ impl Sim {
             }
             Some(_) if self.now < since + BOUND => self.schedule(20 * MS, Event::Look),
             Some(why) => match self.excuse() {
-                true => self.end = Some(End::NobodyLeft),
+                true => {
+                    self.explain_end();
+                    self.end = Some(End::NobodyLeft);
+                }
                 false => self.broken(format!("not converged {} ms after the last fault: {why}", BOUND / MS)),
             },
         }
@@ -99,6 +102,23 @@ impl Sim {
         (!passive).then(|| format!("m{} does not lead and is {}", 1 - leader, other.pair.state))
     }
 
+    /// Why nobody may be promoted, for the trace.
+    fn explain_end(&mut self) {
+        let Some(state) = self.store.state() else { return };
+        let primary = self.servers[index(&state.primary.addr)].run_id.clone();
+        let why: Vec<String> = state
+            .in_sync
+            .iter()
+            .map(|entry| {
+                let at = index(&entry.addr);
+                let why = candidate::refusal(&state, entry, &self.observe(at));
+                let all = self.oracle.acknowledged.first_not_in(&self.servers[at].data.has).is_none();
+                format!("{} up {} {why:?} holds all {all}", entry.run_id, self.servers[at].up)
+            })
+            .collect();
+        say!(self, "nobody left: primary {} is {primary}; {why:?}", state.primary.run_id);
+    }
+
     fn leads(&self, at: usize) -> bool {
         self.monitors[at].up && self.monitors[at].reign.is_some()
     }
@@ -114,7 +134,9 @@ impl Sim {
             return !self.servers[0].up;
         };
         let primary = &self.servers[index(&state.primary.addr)];
-        if primary.up && primary.run_id == state.primary.run_id {
+        // Its fence was erased between the decision and its promotion: then R4 refuses it.
+        let erased = state.phase == Phase::Promoting && !primary.master && primary.data.fence.is_none();
+        if primary.up && primary.run_id == state.primary.run_id && !erased {
             return false;
         }
         state.in_sync.iter().all(|entry| {

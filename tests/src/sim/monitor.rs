@@ -339,7 +339,9 @@ impl Sim {
             }
             Action::Look(addr) => self.look_now(at, super::redis::index(&addr)),
             Action::Reread => {
-                self.call(at, None, Request::Get(Path::State), Call::RereadState);
+                for path in [Path::State, Path::Announcement] {
+                    self.call(at, None, Request::Get(path), Call::Reread(path));
+                }
             }
             Action::Say(reason) => {
                 if let Reason::Failover(..) = reason {

@@ -21,7 +21,7 @@ pub enum Flaw {
     NoVersionCheck,
     /// Whoever answers at an address is taken for the recorded process.
     AnyRunId,
-    /// Every server is said to carry the newest fence.
+    /// Every replica in the set is said to carry the stamp with which it entered.
     EveryFenceIsNew,
     /// No replication credential (R7 b).
     NoRestartGuard,
@@ -29,8 +29,8 @@ pub enum Flaw {
     AlwaysLeads,
     /// Writers are content with one copy.
     OneCopyIsEnough,
-    /// Writers do not look at the fence again after the copies were confirmed.
-    NoLastLook,
+    /// Writers count copies, as WAIT does, and do not ask whose they are.
+    AnybodyCounts,
 }
 
 impl Flaw {
@@ -46,7 +46,7 @@ impl Flaw {
         Self::NoRestartGuard,
         Self::AlwaysLeads,
         Self::OneCopyIsEnough,
-        Self::NoLastLook,
+        Self::AnybodyCounts,
     ];
 }
 
@@ -77,7 +77,7 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn draw(rng: &mut fastrand::Rng, flaw: Option<Flaw>) -> Self {
-        let servers = [2, 3, 3, 3, 4][rng.usize(0..5)];
+        let servers = [2, 3, 3, 3, 3, 4, 4][rng.usize(0..7)];
         let limits = Limits {
             max_lag_bytes: [3, 1000][rng.usize(0..2)],
             restart_guard: flaw != Some(Flaw::NoRestartGuard),
@@ -97,7 +97,8 @@ impl Plan {
             connect_timeout: 200 * MS,
             cron: [100, 300, 1000][rng.usize(0..3)] * MS,
             repl_timeout: 3000 * MS,
-            calm: rng.u64(200..1600) * MS,
+            // Most runs begin with a complete set; some with a birth under fire.
+            calm: if rng.u8(0..5) == 0 { rng.u64(100..700) } else { rng.u64(900..1500) } * MS,
             storm: rng.u64(500..3500) * MS,
             fault_every: [20, 60, 150, 400][rng.usize(0..4)] * MS,
             write_every: [8, 20, 50][rng.usize(0..3)] * MS,

@@ -72,13 +72,16 @@ pub(super) struct Row {
     pub(super) who: String,
     pub(super) acknowledged: u64,
     pub(super) online: bool,
+    /// After a full synchronisation nothing is sent, from this offset on, until the replica's first acknowledgement
+    /// (Redis 7.0).
+    held: Option<usize>,
     heard: Us,
 }
 
 impl Row {
     /// Somebody else's replica, who acknowledges more than there is.
     pub(super) fn stranger(now: Us) -> Self {
-        Self { who: "10.9.9.9:1".into(), acknowledged: u64::MAX, online: true, heard: now }
+        Self { who: "10.9.9.9:1".into(), acknowledged: u64::MAX, online: true, held: None, heard: now }
     }
 }
 
@@ -329,7 +332,9 @@ impl Sim {
     fn pass_on(&mut self, at: usize, from: usize) {
         let s = &self.servers[at];
         let entries = s.data.log[from..].to_vec();
-        for conn in s.rows.keys().copied().collect::<Vec<_>>() {
+        let rows: Vec<ConnId> =
+            s.rows.iter().filter(|(_, row)| row.held.is_none()).map(|(conn, _)| *conn).collect();
+        for conn in rows {
             self.send(conn, ACCEPTOR, Body::ToReplica(ToReplica::Stream { from, entries: entries.clone() }));
         }
     }
@@ -440,12 +445,12 @@ impl Sim {
                 let s = &mut self.servers[at];
                 (s.link, s.link_up, s.syncing) = (None, false, false);
             }
-            Body::ToReplica(message) => self.from_primary(at, conn, message),
+            Body::ToReplica(message) => self.hear_primary(at, conn, message),
             _ => {}
         }
     }
 
-    fn from_primary(&mut self, at: usize, conn: ConnId, message: ToReplica) {
+    fn hear_primary(&mut self, at: usize, conn: ConnId, message: ToReplica) {
         match message {
             ToReplica::Continue { replid } => {
                 let s = &mut self.servers[at];
@@ -464,8 +469,6 @@ impl Sim {
                 self.oracle.dirty = true;
                 self.drop_rows(at);
                 say!(self, "s{at} is synchronised in full");
-                let offset = self.servers[at].offset();
-                self.send(conn, OPENER, Body::ToServer(ToServer::Ack(offset)));
             }
             ToReplica::Stream { from, entries } => {
                 if self.servers[at].link_up && !entries.is_empty() {
@@ -520,9 +523,11 @@ impl Sim {
             ToServer::Psync { replid, offset, auth } => self.psync(at, conn, replid, offset, auth),
             ToServer::Ack(offset) => {
                 let now = self.now;
-                if let Some(row) = self.servers[at].rows.get_mut(&conn) {
-                    (row.acknowledged, row.online, row.heard) =
-                        (row.acknowledged.max(offset as u64), true, now);
+                let Some(row) = self.servers[at].rows.get_mut(&conn) else { return };
+                (row.acknowledged, row.heard) = (row.acknowledged.max(offset as u64), now);
+                if let Some(from) = row.held.take() {
+                    let entries = self.servers[at].data.log[from..].to_vec();
+                    self.send(conn, ACCEPTOR, Body::ToReplica(ToReplica::Stream { from, entries }));
                 }
             }
         }
@@ -563,15 +568,9 @@ impl Sim {
             );
             return self.broken(why);
         }
-        if matches!(order.deed, failover::Deed::Promote { .. }) {
-            if s.run_id != order.record.primary.run_id {
-                let why = format!("{} was promoted in place of {}", s.run_id, order.record.primary.run_id);
-                return self.broken(why);
-            }
-            if s.syncing {
-                let why = format!("{} was promoted in the middle of a full synchronisation", s.run_id);
-                self.broken(why);
-            }
+        if matches!(order.deed, failover::Deed::Promote { .. }) && s.run_id != order.record.primary.run_id {
+            let why = format!("{} was promoted in place of {}", s.run_id, order.record.primary.run_id);
+            self.broken(why);
         }
     }
 
@@ -634,16 +633,16 @@ impl Sim {
         let (heard, own) = (self.now, s.replid);
         let same = replid == s.replid && offset <= s.offset();
         let before = s.replid2 == Some(replid) && offset <= s.offset2;
-        let row = |online| Row { who, acknowledged: 0, online, heard };
+        let row = |held| Row { who, acknowledged: 0, online: true, held, heard };
         if same || before {
             let entries = s.data.log[offset..].to_vec();
-            self.servers[at].rows.insert(conn, row(true));
+            self.servers[at].rows.insert(conn, row(None));
             self.send(conn, ACCEPTOR, Body::ToReplica(ToReplica::Continue { replid: own }));
             let stream = ToReplica::Stream { from: offset, entries };
             return self.send(conn, ACCEPTOR, Body::ToReplica(stream));
         }
-        let data = Box::new(s.data.clone());
-        self.servers[at].rows.insert(conn, row(false));
+        let (data, offset) = (Box::new(s.data.clone()), s.offset());
+        self.servers[at].rows.insert(conn, row(Some(offset)));
         self.send(conn, ACCEPTOR, Body::ToReplica(ToReplica::FullSync));
         let transfer = self.rng.u64(1..150) * MS;
         let snapshot = Body::ToReplica(ToReplica::Snapshot(data, own));

@@ -5,9 +5,9 @@
 //! the view's epoch. That proves that the process is the recorded one, promoted, and stamped; so nothing is ever
 //! read from a replica that is still to be promoted, and a failover needs no new connection.
 //!
-//! Writes travel in batches, one batch at a time per lane: the next one is what came in meanwhile. Reads are
-//! pipelined beside them. Whatever is on its way when the connection ends is given up by [`Flight`]: reads are asked
-//! again, batches are settled (R17).
+//! Writes travel in batches, one batch at a time per lane: the next one is what came in meanwhile. Reads travel
+//! beside them in the same way. Whatever is on its way when the connection ends is given up by [`Flight`]: reads are
+//! asked again, batches are settled (R17).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -29,8 +29,8 @@ const BATCH_WRITES: usize = 512;
 /// Their keys and values together, in bytes; one larger write goes alone (R3).
 const BATCH_BYTES: usize = 1 << 20;
 
-/// Reads on their way on one connection.
-const READS_OUT: usize = 1024;
+/// Reads in one pipeline.
+const READS: usize = 1024;
 
 /// A server that owes us an answer for so long is given up. Well below the usual deadline of a request, and above
 /// what a healthy server needs for anything we send.
@@ -204,6 +204,8 @@ struct Session<'a> {
     number: u64,
     /// Replies to writes that are still due: of one batch, or of plain writes. Nothing more is sent meanwhile.
     writes_out: usize,
+    /// The same for reads.
+    reads_out: usize,
     view: Option<Arc<View>>,
     /// Whether the view names this very process.
     primary: bool,
@@ -238,6 +240,7 @@ impl<'a> Session<'a> {
             flight: Flight { pool: pool.clone(), sent: VecDeque::new() },
             number: 0,
             writes_out: 0,
+            reads_out: 0,
             view: None,
             primary: false,
             reads: false,
@@ -268,7 +271,7 @@ impl<'a> Session<'a> {
         loop {
             self.send().await?;
             let proof_due = self.primary && !self.writes && !self.proof_out;
-            let room = self.room() > 0;
+            let room = self.reads_out == 0;
             tokio::select! {
                 reply = self.receiver.next() => {
                     self.handle(reply?)?;
@@ -335,10 +338,6 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn room(&self) -> usize {
-        READS_OUT.saturating_sub(self.flight.sent.len())
-    }
-
     /// Sends whatever can be sent now.
     async fn send(&mut self) -> Result<(), End> {
         let mut out = Vec::new();
@@ -367,16 +366,9 @@ impl<'a> Session<'a> {
             self.heard = Instant::now();
         }
         let Some(view) = self.view.clone() else { return };
-        for read in self.member.queue.take_reads(self.room()) {
-            self.push_read(read, &view, out);
-        }
+        self.push_reads(&view, out);
         if !self.primary {
             return;
-        }
-        if self.reads {
-            for read in self.pool.queue.take_reads(self.room()) {
-                self.push_read(read, &view, out);
-            }
         }
         match view.source {
             Source::Path => self.push_plain(&view, out),
@@ -385,9 +377,20 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn push_read(&mut self, read: Read, view: &Arc<View>, out: &mut Vec<Command>) {
-        out.push(cmd!["GET", &read.key]);
-        self.flight.sent.push_back(Sent::Read(read, view.clone()));
+    /// Whatever has come in since the last pipeline of reads was answered: one packet for many.
+    fn push_reads(&mut self, view: &Arc<View>, out: &mut Vec<Command>) {
+        if self.reads_out > 0 {
+            return;
+        }
+        let mut reads = self.member.queue.take_reads(READS);
+        if self.reads {
+            reads.extend(self.pool.queue.take_reads(READS));
+        }
+        self.reads_out = reads.len();
+        for read in reads {
+            out.push(cmd!["GET", &read.key]);
+            self.flight.sent.push_back(Sent::Read(read, view.clone()));
+        }
     }
 
     fn push_plain(&mut self, view: &Arc<View>, out: &mut Vec<Command>) {
@@ -441,7 +444,10 @@ impl<'a> Session<'a> {
     fn handle(&mut self, reply: Reply) -> Result<(), End> {
         self.heard = Instant::now();
         match self.flight.sent.pop_front() {
-            Some(Sent::Read(read, view)) => self.handle_read(read, view, reply),
+            Some(Sent::Read(read, view)) => {
+                self.reads_out -= 1;
+                self.handle_read(read, view, reply);
+            }
             Some(Sent::Plain(write, view)) => {
                 self.writes_out -= 1;
                 self.handle_write(write, view, &reply);

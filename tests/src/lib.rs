@@ -20,7 +20,7 @@ pub mod programs;
 pub mod redis;
 pub mod resp;
 // A simulated message is handled where it is expected; what comes elsewhere is of no concern there.
-#[allow(clippy::wildcard_enum_match_arm)]
+#[allow(clippy::wildcard_enum_match_arm, rustdoc::private_intra_doc_links)]
 pub mod sim;
 pub mod skip;
 pub mod wait;

@@ -1,4 +1,4 @@
-//! One group: events in, actions out. It keeps the [`View`], asks [`decide`] after every event, and sees to it that
+//! One group: events in, actions out. It keeps the [`View`], asks [`decide()`] after every event, and sees to it that
 //! one publication and one order per server are under way at a time, and that a step that failed rests before it is
 //! tried again.
 
@@ -581,7 +581,7 @@ impl Group {
         self.actions.push_back(Action::Look(addr.clone()));
     }
 
-    /// Asks [`decide`] and begins every step that is not under way or at rest.
+    /// Asks [`decide()`] and begins every step that is not under way or at rest.
     fn advance(&mut self, now: Time) {
         match self.view.primary_fault(now) {
             Some(_) => _ = self.fault_at.get_or_insert(now),

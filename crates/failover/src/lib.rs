@@ -8,7 +8,7 @@
 //! ([`Group::poll_action`]) and are compared in tests. The rules are cited by their numbers in
 //! docs/protocol.md. Read in this order:
 //!
-//! * [`decide`]: everything known -> what to do and why; called again after every step, so that a crash between
+//! * [`mod@decide`]: everything known -> what to do and why; called again after every step, so that a crash between
 //!   two steps needs no recovery code.
 //! * [`candidate`]: R4, who may be promoted and why the others may not.
 //! * [`order`]: R1, the guard between looking at a server and changing it.

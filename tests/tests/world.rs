@@ -42,8 +42,10 @@ fn a_replica_follows() {
     wait::until("the link", SOON, || replica.follows().ok_or("not up"));
     assert_eq!(replica.follows(), Some(primary.addr().to_string()));
     assert!(primary.is_primary() && !replica.is_primary());
-    primary.cmd(&["SET", "a", "1"]);
-    assert_eq!(primary.cmd(&["WAIT", "1", "5000"]).number(), 1);
+    // One connection: WAIT covers the writes of its own only.
+    let mut connection = primary.connect().unwrap();
+    connection.call(&["SET", "a", "1"]).unwrap();
+    assert_eq!(connection.call(&["WAIT", "1", "5000"]).unwrap().number(), 1);
     assert_eq!(replica.user_keys(), 1);
 }
 

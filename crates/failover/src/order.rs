@@ -198,12 +198,13 @@ impl Order {
         }
         let mut commands = vec![Command::BecomePrimary];
         commands.extend(self.stamp());
-        commands.push(Command::ReadOnly(true));
         Ok(commands)
     }
 
     fn stamp(&self) -> Vec<Command> {
-        let mut commands = vec![Command::Stamp(self.record.epoch), Command::KeepBacklog];
+        // Read-only again: a promotion may find that its predecessor promoted and did not get to the end.
+        let epoch = self.record.epoch;
+        let mut commands = vec![Command::Stamp(epoch), Command::KeepBacklog, Command::ReadOnly(true)];
         if self.restart_guard {
             let (promoted, run_id) = self.credential();
             commands.push(Command::CreateCredential { promoted, run_id });

@@ -26,7 +26,8 @@ fn fail(seed: u64) -> ! {
 fn random_runs_keep_every_invariant_and_converge() {
     if let Some(seed) = number("SIM_SEED") {
         let flaw = std::env::var("SIM_FLAW").ok();
-        let flaw = Flaw::ALL.into_iter().find(|f| flaw.as_ref().is_some_and(|name| *name == format!("{f:?}")));
+        let flaw =
+            Flaw::ALL.into_iter().find(|f| flaw.as_ref().is_some_and(|name| *name == format!("{f:?}")));
         let run = sim::run(seed, flaw, true);
         println!("{}\n{:?} {:?}", run.trace.join("\n"), run.end, run.counts);
         assert_eq!(run.failure, None);
@@ -47,6 +48,19 @@ fn random_runs_keep_every_invariant_and_converge() {
         left += u64::from(run.end == End::NobodyLeft);
     }
     println!("{seeds} seeds in {:?}, nobody left to promote in {left}: {counts:?}", begun.elapsed());
+    // A simulation in which nothing happens proves nothing.
+    for (what, count, at_least) in [
+        ("failovers", counts.failovers, seeds / 5),
+        ("publications", counts.publications, seeds),
+        ("publications refused", counts.refused, seeds / 100),
+        ("EXEC answered nil", counts.raced, seeds / 20),
+        ("orders of deposed monitors", counts.deposed, seeds / 1000),
+        ("questions to the store before an EXEC", counts.asked_store, seeds),
+        ("writes confirmed", counts.acknowledged, seeds * 20),
+        ("runs that converged", seeds - left, seeds / 2),
+    ] {
+        assert!(seeds < 1000 || count >= at_least, "only {count} {what} in {seeds} runs");
+    }
 }
 
 #[test]
@@ -76,9 +90,8 @@ fn a_broken_rule_is_noticed() {
     ];
     for (flaw, expected) in rows {
         let seeds = 0..20_000;
-        let noticed = |seed: &u64| {
-            sim::run(*seed, Some(flaw), false).failure.is_some_and(|why| why.contains(expected))
-        };
+        let noticed =
+            |seed: &u64| sim::run(*seed, Some(flaw), false).failure.is_some_and(|why| why.contains(expected));
         match seeds.clone().find(noticed) {
             Some(seed) => println!("{flaw:?}: noticed by seed {seed}"),
             None => panic!("{flaw:?} was not noticed by {seeds:?}"),

@@ -9,7 +9,7 @@ use super::store::{Content, Path};
 pub(super) const FAULTS: usize = 18;
 
 /// How often each kind comes, relative to the others; every run scales each of them anew.
-pub(super) const WEIGHTS: [u32; FAULTS] = [8, 4, 4, 6, 5, 4, 3, 2, 2, 2, 4, 2, 2, 4, 2, 1, 1, 1];
+pub(super) const WEIGHTS: [u32; FAULTS] = [5, 4, 4, 6, 5, 4, 3, 2, 2, 2, 4, 2, 2, 4, 2, 1, 1, 1];
 
 impl Sim {
     pub(super) fn fault(&mut self) {
@@ -18,6 +18,48 @@ impl Sim {
         }
         let after = self.rng.u64(0..2 * self.plan.fault_every) + 1;
         self.schedule(after, Event::Fault);
+        self.some_fault();
+    }
+
+    /// Some faults at once, just after a publication.
+    pub(super) fn strike(&mut self) {
+        if self.healed.is_none() {
+            for _ in 0..self.rng.u32(1..4) {
+                self.some_fault();
+            }
+        }
+    }
+
+    /// The last server is cut from the first one, and slow to follow it afterwards.
+    pub(super) fn prepare_ambush(&mut self) {
+        let (first, last) = (Node::Server(0), Node::Server(self.servers.len() - 1));
+        say!(self, "an ambush: {last:?} is slow");
+        self.net.pace[first.index()][last.index()] = Pace::Slow;
+        for (from, to) in [(first, last), (last, first)] {
+            self.set_cut(from, to, true);
+            self.schedule(900 * MS, Event::CutEnds { from, to });
+        }
+    }
+
+    /// The primary dies or is cut off, and everybody in the set but who just entered stops.
+    pub(super) fn ambush(&mut self) {
+        let Some(state) = self.store.state().filter(|_| self.healed.is_none()) else { return };
+        say!(self, "the ambush");
+        let primary = super::redis::index(&state.primary.addr);
+        if self.one_in(3) {
+            self.kill(primary, Keeps::Nothing, 1500 * MS);
+        } else {
+            self.cut_off(&[Node::Server(primary)], 2500 * MS);
+        }
+        for entry in state.in_sync.iter().filter(|entry| entry.since < state.epoch) {
+            let at = super::redis::index(&entry.addr);
+            if self.servers[at].up && !self.servers[at].paused {
+                self.server_pauses(at, 2000 * MS);
+            }
+        }
+    }
+
+    fn some_fault(&mut self) {
         let total: u32 = self.plan.weights.iter().sum();
         if total == 0 {
             return;
@@ -111,14 +153,18 @@ impl Sim {
 
     fn kill_server(&mut self) {
         let at = self.some_server();
+        let keeps = [Keeps::Nothing, Keeps::Snapshot, Keeps::All][self.rng.usize(0..3)];
+        let after = if self.rng.bool() { self.rng.u64(3..60) * MS } else { self.rng.u64(60..3000) * MS };
+        self.kill(at, keeps, after);
+    }
+
+    fn kill(&mut self, at: usize, keeps: Keeps, after: Us) {
         if !self.servers[at].up {
             return;
         }
-        let keeps = [Keeps::Nothing, Keeps::Snapshot, Keeps::All][self.rng.usize(0..3)];
         self.servers[at].keeps = keeps;
         say!(self, "s{at} is killed, keeps {keeps:?}");
         self.server_dies(at);
-        let after = if self.rng.bool() { self.rng.u64(3..60) * MS } else { self.rng.u64(60..3000) * MS };
         let run = self.servers[at].run;
         self.schedule(after, Event::ServerRises { server: at, run });
     }
@@ -179,12 +225,16 @@ impl Sim {
         if self.rng.bool() {
             inside.push(Node::Writer(0));
         }
+        self.cut_off(&inside, length);
+    }
+
+    fn cut_off(&mut self, inside: &[Node], length: Us) {
         say!(self, "{inside:?} is cut from all others for {} ms", length / MS);
         for outside in self.nodes() {
-            for node in inside.clone() {
+            for node in inside {
                 if !inside.contains(&outside) {
-                    self.cut(node, outside, length);
-                    self.cut(outside, node, length);
+                    self.cut(*node, outside, length);
+                    self.cut(outside, *node, length);
                 }
             }
         }

@@ -24,25 +24,58 @@ pub(super) enum Event {
     /// The first packet of a connection reaches the host.
     Syn(ConnId),
     /// A packet reaches this end of a connection.
-    Packet { conn: ConnId, end: usize, body: Body },
+    Packet {
+        conn: ConnId,
+        end: usize,
+        body: Body,
+    },
     /// What a cut held back arrives.
-    Release { conn: ConnId, end: usize },
+    Release {
+        conn: ConnId,
+        end: usize,
+    },
     /// The process takes it in.
-    Delivered { conn: ConnId, end: usize, body: Body },
+    Delivered {
+        conn: ConnId,
+        end: usize,
+        body: Body,
+    },
     /// A heartbeat reaches a monitor.
-    Heartbeat { to: usize, state: binary_star::State },
+    Heartbeat {
+        to: usize,
+        state: binary_star::State,
+    },
     /// A timer of a monitor, started in that life of it.
-    Timer { monitor: usize, life: u32, timer: Timer },
+    Timer {
+        monitor: usize,
+        life: u32,
+        timer: Timer,
+    },
     /// A stalled monitor goes on.
-    MonitorResumes { monitor: usize, stall: u32 },
+    MonitorResumes {
+        monitor: usize,
+        stall: u32,
+    },
     /// A dead monitor starts.
-    MonitorRises { monitor: usize, life: u32 },
+    MonitorRises {
+        monitor: usize,
+        life: u32,
+    },
     /// The replication cron of a server process.
-    Cron { server: usize, run: u32 },
+    Cron {
+        server: usize,
+        run: u32,
+    },
     /// A paused server goes on.
-    ServerResumes { server: usize, pause: u32 },
+    ServerResumes {
+        server: usize,
+        pause: u32,
+    },
     /// A dead server starts, and keeps so much.
-    ServerRises { server: usize, run: u32 },
+    ServerRises {
+        server: usize,
+        run: u32,
+    },
     /// The store looks for sessions that are over.
     StoreTick,
     /// The store answers again.
@@ -50,13 +83,30 @@ pub(super) enum Event {
     /// A writer does its next step.
     Write(usize),
     /// A writer gives up what it waits for.
-    WriteOver { writer: usize, operation: u32 },
+    WriteOver {
+        writer: usize,
+        operation: u32,
+    },
     /// A writer reads the record.
-    View { writer: usize },
+    View {
+        writer: usize,
+    },
     /// The next fault.
     Fault,
+    /// Some faults, right after a publication.
+    Strike,
+    /// See [`Plan::ambush`].
+    PrepareAmbush,
+    Ambush,
+    CutEnds {
+        from: Node,
+        to: Node,
+    },
     /// A cut or a slow link ends.
-    Mend { from: Node, to: Node },
+    Mend {
+        from: Node,
+        to: Node,
+    },
     /// All faults end.
     Heal,
     /// Is everything as recorded?
@@ -169,6 +219,9 @@ impl Sim {
         }
         self.schedule(100 * MS, Event::StoreTick);
         self.schedule(self.plan.calm, Event::Fault);
+        if self.plan.ambush {
+            self.schedule(self.plan.calm, Event::PrepareAmbush);
+        }
         self.schedule(self.plan.calm + self.plan.storm, Event::Heal);
     }
 
@@ -248,6 +301,10 @@ impl Sim {
             Event::WriteOver { writer, operation } => self.write_over(writer, operation),
             Event::View { writer } => self.read_view(writer),
             Event::Fault => self.fault(),
+            Event::Strike => self.strike(),
+            Event::PrepareAmbush => self.prepare_ambush(),
+            Event::Ambush => self.ambush(),
+            Event::CutEnds { from, to } => self.set_cut(from, to, false),
             Event::Mend { from, to } => self.mend(from, to),
             Event::Heal => self.heal(),
             Event::Look => self.look_whether_healed(),

@@ -77,7 +77,7 @@ pub struct Counts {
     pub raced: u64,
     /// Orders given up because the fence was newer.
     pub deposed: u64,
-    /// Orders under an older record that the guard stopped (deposed or raced).
+    /// Orders for which the store was asked, since the fence was missing.
     pub asked_store: u64,
     /// Publications that the store refused.
     pub refused: u64,

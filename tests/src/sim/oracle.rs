@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use topology::{Endpoint, State};
 
-use super::kernel::{Sim, say};
+use super::kernel::{Event, Sim, say};
 use super::redis::Bits;
 
 /// What is remembered to judge by.
@@ -96,6 +96,15 @@ impl Sim {
             }
         }
         self.counts.publications += 1;
+        let enters = new.in_sync.iter().any(|entry| entry.since == new.epoch);
+        if self.plan.ambush && enters && self.now > self.plan.calm + 500_000 {
+            let after = self.rng.u64(0..20_000);
+            self.schedule(after, Event::Ambush);
+        }
+        if self.plan.strike > 0 && self.now > self.plan.calm && self.one_in(self.plan.strike) {
+            let after = self.rng.u64(0..4000);
+            self.schedule(after, Event::Strike);
+        }
         self.oracle.dirty = true;
         say!(
             self,

@@ -71,6 +71,10 @@ pub(super) struct Plan {
     pub(super) write_every: Us,
     /// One step of a driver in so many is followed by a stall or a crash of the monitor; 0: none.
     pub(super) step_fault: u32,
+    /// One publication in so many brings some faults at once; 0: none.
+    pub(super) strike: u32,
+    /// One replica is slow and leaves the set; the moment it enters again, its primary is gone and the others stop.
+    pub(super) ambush: bool,
     /// How often each fault comes, relative to the others ([`super::faults::FAULTS`]).
     pub(super) weights: [u32; super::faults::FAULTS],
 }
@@ -89,6 +93,7 @@ impl Plan {
         for weight in &mut weights {
             *weight *= [0, 0, 1, 1, 4][rng.usize(0..5)];
         }
+        let ambush = rng.u8(0..20) == 0 || flaw == Some(Flaw::EveryFenceIsNew);
         Self {
             servers,
             limits,
@@ -100,9 +105,11 @@ impl Plan {
             // Most runs begin with a complete set; some with a birth under fire.
             calm: if rng.u8(0..5) == 0 { rng.u64(100..700) } else { rng.u64(900..1500) } * MS,
             storm: rng.u64(500..3500) * MS,
-            fault_every: [20, 60, 150, 400][rng.usize(0..4)] * MS,
+            fault_every: [40, 100, 250, 600][rng.usize(0..4)] * MS,
             write_every: [8, 20, 50][rng.usize(0..3)] * MS,
             step_fault: [0, 0, 40, 12][rng.usize(0..4)],
+            strike: [0, 12, 3][rng.usize(0..3)],
+            ambush,
             weights,
         }
     }

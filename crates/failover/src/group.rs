@@ -209,7 +209,7 @@ impl Group {
             backends: BTreeMap::new(),
             peer: None,
             basis: None,
-            promotion_refused: false,
+            promotion_refused: None,
             last_failover: None,
             stamped: false,
             publishing: false,
@@ -385,7 +385,7 @@ impl Group {
         let moved = old.as_ref().is_none_or(|old| old.primary.addr != new.primary.addr);
         if old.as_ref().is_none_or(|old| old.epoch != new.epoch) {
             self.view.stamped = false;
-            self.view.promotion_refused = false;
+            self.view.promotion_refused = None;
         }
         if moved {
             self.primary_closed = None;
@@ -440,9 +440,20 @@ impl Group {
         let Some(backend) = self.view.backends.get_mut(addr) else { return };
         backend.detector.heard(now, None);
         backend.asked_at = None;
-        let before = backend.seen.as_ref().map(|s| (s.observation.offset, s.observation.replid.clone()));
-        let grew = before
-            .is_some_and(|(offset, replid)| replid == observation.replid && offset < observation.offset);
+        let before = backend.seen.as_ref();
+        if before.is_some_and(|seen| seen.asked > asked) {
+            return; // an order's own look is newer than this answer of the probe
+        }
+        let before = before.map(|seen| &seen.observation);
+        if before.is_none_or(|old| old.run_id != observation.run_id) {
+            backend.process_since = now;
+        }
+        let primary_role = |seen: &Observation| matches!(seen.role, Role::Primary { .. });
+        if before.is_none_or(|old| primary_role(old) != primary_role(&observation)) {
+            backend.role_since = now;
+        }
+        let grew =
+            before.is_some_and(|old| old.replid == observation.replid && old.offset < observation.offset);
         if grew {
             backend.advanced_at = Some(now);
         }
@@ -561,7 +572,7 @@ impl Group {
                 let lasting = matches!(why, Refused::HoldsData | Refused::FenceUnreadable);
                 backend.hold_until = now + if lasting { REFUSED_REST } else { rest };
                 if primary && matches!(why, Refused::Candidate(_)) {
-                    self.view.promotion_refused = true;
+                    self.view.promotion_refused.get_or_insert(now);
                 }
             }
             Outcome::Raced => {

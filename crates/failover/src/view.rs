@@ -141,6 +141,10 @@ pub struct Backend {
     pub detector: Detector,
     /// Its last answer.
     pub seen: Option<Seen>,
+    /// The process that answers now was first heard then.
+    pub process_since: Time,
+    /// It has been primary, or replica, since then.
+    pub role_since: Time,
     /// Its offset was last seen to grow then.
     pub advanced_at: Option<Time>,
     /// Since when it has been seen to lack what the primary was seen to hold, without growing; none while it keeps up.
@@ -178,6 +182,8 @@ impl Backend {
         Self {
             detector: Detector::new(now),
             seen: None,
+            process_since: now,
+            role_since: now,
             advanced_at: None,
             behind_since: None,
             left_at: None,
@@ -256,8 +262,8 @@ pub struct View {
     pub peer: Option<BTreeSet<Endpoint>>,
     /// The record before the promotion that this reign carries out: R4 is looked at again under it.
     pub basis: Option<State>,
-    /// R4 refused the recorded primary when it was looked at again.
-    pub promotion_refused: bool,
+    /// R4 refused the recorded primary when it was looked at again, first at that moment.
+    pub promotion_refused: Option<Time>,
     /// When the last failover was completed.
     pub last_failover: Option<Time>,
     /// The recorded primary was stamped under this reign.
@@ -307,7 +313,8 @@ impl View {
         self.backends.keys().filter(gone).cloned().collect()
     }
 
-    /// What is wrong with the recorded primary, and since when; nothing while anybody may still reach it (R10).
+    /// What is wrong with the recorded primary, and since when; nothing while anybody may still reach it (R10). The
+    /// moment does not move while the fault lasts: on a slow link no answer would ever be younger than it.
     pub fn primary_fault(&self, now: Time) -> Option<(Fault, Time)> {
         let state = self.state()?;
         let addr = &state.primary.addr;
@@ -321,13 +328,13 @@ impl View {
             Health::Unknown | Health::Up | Health::Suspect | Health::Troubled(_) => {
                 let seen = backend.seen.as_ref().filter(|seen| seen.asked >= backend.stale_until)?;
                 if seen.observation.run_id != state.primary.run_id {
-                    return Some((Fault::Restarted, seen.at));
+                    return Some((Fault::Restarted, backend.process_since));
                 }
                 let replica = matches!(seen.observation.role, Role::Replica { .. });
                 match (state.phase, replica) {
-                    (Phase::Serving, true) => Some((Fault::Demoted, seen.at)),
-                    (Phase::Promoting, true) if self.promotion_refused => Some((Fault::Refused, seen.at)),
-                    (Phase::Serving, false) | (Phase::Promoting, _) => None,
+                    (Phase::Serving, true) => Some((Fault::Demoted, backend.role_since)),
+                    (Phase::Promoting, true) => self.promotion_refused.map(|at| (Fault::Refused, at)),
+                    (Phase::Serving | Phase::Promoting, false) => None,
                 }
             }
         }

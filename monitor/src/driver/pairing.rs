@@ -134,7 +134,6 @@ impl Driver {
     }
 
     pub(super) fn beat(&mut self) {
-        self.metrics.active.set(i64::from(self.reign.is_some()));
         if self.reign.is_none() {
             return;
         }

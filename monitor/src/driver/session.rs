@@ -11,8 +11,10 @@ use super::{Driver, Input, leader_event};
 use crate::publisher::{NameError, Publisher};
 
 impl Driver {
+    /// ZooKeeper ends a session at the next tick (2 s) after its timeout; what is left is for the last attempt, which
+    /// otherwise begins some milliseconds before that.
     pub(super) fn name_wait(&self) -> Duration {
-        self.around.config.zookeeper.session_timeout + Duration::from_secs(2)
+        self.around.config.zookeeper.session_timeout + Duration::from_millis(2500)
     }
 
     pub(super) fn session_changed(&mut self, session: Session) {

@@ -73,6 +73,7 @@ impl Driver {
     pub(super) fn measure(&self) {
         let now = self.now();
         let metrics = &self.metrics;
+        metrics.active.set(i64::from(self.reign.is_some()));
         metrics.peer_up.set(i64::from(self.peer_alive()));
         metrics.bad_heartbeats.set(self.bad_heartbeats);
         for (name, service) in &self.services {

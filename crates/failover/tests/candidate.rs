@@ -1,0 +1,114 @@
+//! R4, row by row.
+
+mod common;
+
+use common::{Scene, at, entry, primary, promoting, record, replica, syncing};
+use failover::candidate::{best, disqualified, refusal};
+use failover::{Disqualified, Event, Fence, Observation};
+
+#[test]
+fn who_may_be_promoted_and_why_not() {
+    let b = || replica("b", "a", false, 100);
+    let rows: [(&str, Observation, Option<Disqualified>); 12] = [
+        ("attached or not", b(), None),
+        ("its primary is detached", replica("b", "c", false, 0), None),
+        ("restarted", Observation { run_id: "b1".into(), ..b() }, Some(Disqualified::Restarted)),
+        ("primary", primary("b", 100), Some(Disqualified::IsPrimary)),
+        ("syncing", syncing(b()), Some(Disqualified::Syncing)),
+        ("no fence", Observation { fence: Fence::Absent, ..b() }, Some(Disqualified::NoFence)),
+        ("unreadable", Observation { fence: Fence::Unreadable, ..b() }, Some(Disqualified::NoFence)),
+        (
+            "the stamp of its entry has not come",
+            Observation { fence: Fence::At(1), ..b() },
+            Some(Disqualified::FenceTooOld { fence: 1, since: 2 }),
+        ),
+        ("the stamp of its entry, no later one", Observation { fence: Fence::At(2), ..b() }, None),
+        ("a later stamp", Observation { fence: Fence::At(9), ..b() }, None),
+        ("other history", Observation { replid: "h9".into(), ..b() }, Some(Disqualified::OtherHistory)),
+        (
+            "restarted counts first",
+            Observation { run_id: "x".into(), ..primary("b", 1) },
+            Some(Disqualified::Restarted),
+        ),
+    ];
+    for (what, seen, expected) in rows {
+        assert_eq!(refusal(&record(), &entry("b", 2), &seen), expected, "{what}");
+    }
+}
+
+#[test]
+fn a_history_is_known_by_the_record_or_by_the_entry_or_by_the_stamp_of_a_promotion() {
+    let mut state = record();
+    state.primary.replid = "h2".into();
+    let seen = |replid: &str, fence| Observation {
+        replid: replid.into(),
+        fence: Fence::At(fence),
+        ..replica("c", "a", true, 5)
+    };
+    let c = entry("c", 3);
+    assert_eq!(refusal(&state, &c, &seen("h2", 3)), None, "the primary's recorded one");
+    assert_eq!(refusal(&state, &c, &seen("h1", 3)), None, "its own entry's");
+    assert_eq!(refusal(&state, &c, &seen("h3", 3)), Some(Disqualified::OtherHistory));
+
+    let state = promoting(); // the new primary's is not recorded yet
+    assert_eq!(refusal(&state, &c, &seen("h3", 3)), Some(Disqualified::OtherHistory));
+    assert_eq!(refusal(&state, &c, &seen("h3", 4)), None, "the promotion's stamp reached it");
+    assert_eq!(
+        refusal(&state, &c, &seen("", 3)),
+        Some(Disqualified::OtherHistory),
+        "no id is not the empty id"
+    );
+}
+
+#[test]
+fn what_the_view_adds() {
+    let scene = Scene::leading(record());
+    let verdict =
+        |scene: &Scene, name: &str| disqualified(scene.group.view(), &record(), &at(name), scene.now);
+    assert_eq!(verdict(&scene, "b"), None);
+    assert_eq!(verdict(&scene, "x"), Some(Disqualified::NotInSync));
+
+    let mut scene = Scene::leading(record());
+    scene.kill("b");
+    assert_eq!(verdict(&scene, "b"), Some(Disqualified::Unheard));
+
+    let mut view = Scene::leading(record()).group.view().clone();
+    view.limits.priority.insert(at("b"), 0);
+    assert_eq!(disqualified(&view, &record(), &at("b"), scene.now), Some(Disqualified::Never));
+}
+
+#[test]
+fn the_best_has_the_highest_offset_then_priority_then_address() {
+    let rows: [(u64, u64, &[(&str, u32)], Option<&str>); 6] = [
+        (100, 100, &[], Some("b")),
+        (100, 101, &[], Some("c")),
+        (100, 100, &[("b", 200)], Some("c")),
+        (100, 101, &[("b", 1)], Some("c")),
+        (100, 99, &[("b", 0)], Some("c")),
+        (100, 99, &[("b", 0), ("c", 0)], None),
+    ];
+    for (b, c, priorities, expected) in rows {
+        let mut scene = Scene::leading(record());
+        let lost = scene.now;
+        scene.pass(1);
+        scene.seen("b", replica("b", "a", false, b));
+        scene.seen("c", replica("c", "a", false, c));
+        let mut view = scene.group.view().clone();
+        view.limits.priority = priorities.iter().map(|(name, value)| (at(name), *value)).collect();
+        let chosen = best(&view, &record(), lost, scene.now);
+        assert_eq!(chosen, expected.map(at), "offsets {b} {c}, priorities {priorities:?}");
+    }
+}
+
+#[test]
+fn an_offset_counts_only_if_it_was_asked_for_after_the_loss() {
+    let mut scene = Scene::leading(record());
+    let asked = scene.now;
+    scene.pass(5);
+    let lost = scene.now;
+    scene.event(Event::Seen(at("b"), asked, replica("b", "a", true, 999)));
+    assert_eq!(best(scene.group.view(), &record(), lost, scene.now), None);
+    scene.pass(1);
+    scene.seen("b", replica("b", "a", true, 999));
+    assert_eq!(best(scene.group.view(), &record(), lost, scene.now), Some(at("b")));
+}

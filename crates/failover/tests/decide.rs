@@ -1,0 +1,424 @@
+//! What is decided, and why: R10, R6, and the reasons above the steps.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use common::{Scene, at, entry, ms, primary, promoting, record, replica};
+use failover::decide::Unfit;
+use failover::view::{Announced, Fault};
+use failover::{Event, Fence, Health, MinInSync, Observation, Reason, Role, Step, Stored, Trouble, decide};
+use topology::{Endpoint, State, Topology};
+
+fn reason(scene: &Scene) -> Reason {
+    decide(scene.group.view(), scene.now).because
+}
+
+fn fault(scene: &Scene) -> Option<Fault> {
+    scene.group.view().primary_fault(scene.now).map(|(fault, _)| fault)
+}
+
+/// Only b and c answer; a was last heard when this began.
+fn silence(scene: &mut Scene, millis: u64, of: &str, offset: u64) {
+    for _ in 0..millis / 100 {
+        scene.pass(100);
+        for name in ["b", "c"] {
+            scene.seen(name, replica(name, of, true, offset));
+        }
+    }
+}
+
+// -- R10 --------------------------------------------------------------------------------------------------------
+
+#[test]
+fn closed_refused_and_lost_by_its_replicas_is_gone_at_once() {
+    let mut scene = Scene::leading(record());
+    scene.pass(1);
+    scene.event(Event::Closed(at("a")));
+    assert_eq!((fault(&scene), reason(&scene)), (None, Reason::PrimaryTroubled(Health::Suspect)));
+    scene.event(Event::ConnectionRefused(at("a")));
+    assert_eq!(
+        (fault(&scene), reason(&scene)),
+        (None, Reason::PrimaryUnreachable),
+        "the replicas were not asked"
+    );
+    scene.pass(1);
+    scene.seen("b", replica("b", "a", false, 100));
+    assert_eq!(fault(&scene), None, "c has not answered");
+    scene.seen("c", replica("c", "a", false, 100));
+    assert_eq!(fault(&scene), Some(Fault::Gone));
+    assert_eq!(reason(&scene), Reason::Failover(Fault::Gone, at("b")));
+}
+
+#[test]
+fn a_replica_that_still_receives_holds_the_failover_back() {
+    let mut scene = Scene::leading(record());
+    scene.pass(1);
+    scene.kill("a");
+    scene.pass(1);
+    scene.seen("b", replica("b", "a", true, 100));
+    scene.seen("c", replica("c", "a", false, 100));
+    for _ in 0..20 {
+        scene.pass(1);
+        assert_eq!((fault(&scene), reason(&scene)), (None, Reason::PrimaryUnreachable));
+    }
+}
+
+#[test]
+fn a_replica_that_does_not_answer_is_waited_for_briefly() {
+    let mut scene = Scene::leading(record());
+    scene.pass(1);
+    scene.kill("a");
+    scene.pass(1);
+    scene.seen("b", replica("b", "a", false, 100));
+    assert_eq!(fault(&scene), None);
+    scene.pass(20);
+    assert_eq!(fault(&scene), Some(Fault::Gone));
+}
+
+#[test]
+fn paused_with_a_peer_that_agrees_or_not() {
+    let rows: [(Option<&[&str]>, Option<Fault>); 4] = [
+        (None, Some(Fault::Silent)),
+        (Some(&["a"]), Some(Fault::Silent)),
+        (Some(&["b"]), None),
+        (Some(&[]), None),
+    ];
+    for (unreachable, expected) in rows {
+        let mut scene = Scene::leading(record());
+        let peer = unreachable.map(|names| names.iter().map(|name| at(name)).collect::<BTreeSet<Endpoint>>());
+        scene.event(Event::Peer(peer.clone()));
+        silence(&mut scene, 400, "a", 100);
+        assert_eq!(fault(&scene), None, "{peer:?}");
+        silence(&mut scene, 200, "a", 100);
+        assert_eq!(fault(&scene), expected, "{peer:?}");
+        if expected.is_none() {
+            assert_eq!(reason(&scene), Reason::PrimaryUnreachable, "{peer:?}");
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_advances_shows_that_the_primary_lives() {
+    let mut scene = Scene::leading(record());
+    for step in 0..20 {
+        silence(&mut scene, 100, "a", 101 + step);
+        assert_eq!(fault(&scene), None, "step {step}");
+    }
+    assert_eq!(reason(&scene), Reason::PrimaryUnreachable);
+    silence(&mut scene, 600, "a", 120);
+    assert_eq!(fault(&scene), Some(Fault::Silent), "it has stood still for down_after");
+}
+
+#[test]
+fn what_was_in_flight_when_the_primary_stopped_is_no_sign_of_life() {
+    let mut scene = Scene::leading(record());
+    silence(&mut scene, 100, "a", 130);
+    silence(&mut scene, 500, "a", 130);
+    assert_eq!(fault(&scene), Some(Fault::Silent));
+}
+
+#[test]
+fn an_error_is_no_death() {
+    for trouble in [Trouble::Loading, Trouble::Busy, Trouble::Login, Trouble::Strange] {
+        let mut scene = Scene::leading(record());
+        for _ in 0..20 {
+            scene.pass(100);
+            scene.event(Event::Troubled(at("a"), trouble));
+            silence(&mut scene, 0, "a", 100);
+        }
+        assert_eq!(fault(&scene), None, "{trouble:?}");
+        assert_eq!(reason(&scene), Reason::PrimaryTroubled(Health::Troubled(trouble)));
+    }
+}
+
+#[test]
+fn a_stall_of_our_own_is_no_silence() {
+    let mut scene = Scene::leading(record());
+    scene.now += ms(5000);
+    scene.event(Event::Stalled);
+    assert_eq!(fault(&scene), None);
+    scene.pass(499);
+    assert_eq!(fault(&scene), None);
+}
+
+#[test]
+fn restarted_and_demoted() {
+    let mut scene = Scene::leading(record());
+    scene.pass(100);
+    scene.seen("a", Observation { run_id: "a1".into(), ..primary("a", 0) });
+    assert_eq!(fault(&scene), Some(Fault::Restarted));
+    assert_eq!(reason(&scene), Reason::Confirming(Fault::Restarted));
+
+    let mut scene = Scene::leading(record());
+    scene.pass(100);
+    scene.seen("a", replica("a", "b", true, 100));
+    assert_eq!(fault(&scene), Some(Fault::Demoted));
+
+    // One that is to be promoted is a replica still.
+    let mut scene = Scene::leading(promoting());
+    scene.pass(1);
+    scene.seen("b", replica("b", "a", true, 100));
+    assert_eq!(fault(&scene), None);
+}
+
+/// Answers that take longer than the probe interval are all older than the last sight of the restarted primary.
+#[test]
+fn a_restart_is_dated_from_its_beginning() {
+    let mut scene = Scene::leading(record());
+    scene.pass(100);
+    let restarted = Observation { run_id: "a1".into(), ..primary("a", 0) };
+    scene.seen("a", restarted.clone());
+    let asked = scene.now;
+    scene.pass(80);
+    scene.seen("a", restarted.clone());
+    scene.pass(80);
+    scene.seen("a", restarted);
+    scene.event(Event::Seen(at("b"), asked, replica("b", "a", false, 100)));
+    assert_eq!(reason(&scene), Reason::Failover(Fault::Restarted, at("b")));
+}
+
+// -- R6 ---------------------------------------------------------------------------------------------------------
+
+/// What a scene wants to publish as the next set.
+fn set(scene: &Scene) -> Option<(Vec<String>, Reason)> {
+    let decision = decide(scene.group.view(), scene.now);
+    decision.steps.iter().find_map(|step| match step {
+        Step::Publish { next, .. } if next.epoch == record().epoch + 1 => {
+            let set = next.in_sync.iter().map(|e| format!("{} since {}", e.addr.host(), e.since));
+            Some((set.collect(), decision.because.clone()))
+        }
+        Step::Publish { .. } | Step::Order { .. } | Step::Look(_) => None,
+    })
+}
+
+fn shrinks(out: &[(&str, Unfit)], stay: &[&str]) -> Option<(Vec<String>, Reason)> {
+    let out = out.iter().map(|(name, why)| (at(name), *why)).collect();
+    Some((stay.iter().map(|s| s.to_string()).collect(), Reason::Shrinking(out)))
+}
+
+#[test]
+fn a_member_that_is_gone_leaves_at_once_while_enough_proven_ones_stay() {
+    let mut scene = Scene::leading(record());
+    scene.kill("c");
+    assert_eq!(set(&scene), shrinks(&[("c", Unfit::Gone)], &["b since 2"]));
+    // The floor: with min_in_sync 1 the last one stays, for evicting it would not let one write through.
+    scene.kill("b");
+    assert_eq!(set(&scene), None);
+}
+
+#[test]
+fn who_counts_for_the_floor_is_proven() {
+    let rows: [(&str, Observation, bool); 5] = [
+        ("attached, with the stamp of its entry", replica("b", "a", true, 100), true),
+        ("not attached", replica("b", "a", false, 100), false),
+        ("attached elsewhere", replica("b", "c", true, 100), false),
+        (
+            "without the stamp of its entry",
+            Observation { fence: Fence::At(1), ..replica("b", "a", true, 100) },
+            false,
+        ),
+        ("without a fence", Observation { fence: Fence::Absent, ..replica("b", "a", true, 100) }, false),
+    ];
+    for (what, b, leaves) in rows {
+        let mut scene = Scene::leading(record());
+        scene.pass(1);
+        scene.seen("b", b);
+        scene.kill("c");
+        assert_eq!(set(&scene).is_some(), leaves, "{what}");
+    }
+}
+
+#[test]
+fn a_restarted_member_leaves_whatever_the_floor() {
+    let mut scene = Scene::leading(record());
+    scene.pass(1);
+    scene.kill("b");
+    scene.seen("c", Observation { run_id: "c1".into(), ..replica("c", "a", false, 0) });
+    let (set, because) = set(&scene).unwrap();
+    assert_eq!(
+        (set, because),
+        (vec!["b since 2".to_string()], Reason::Shrinking(vec![(at("c"), Unfit::Restarted)]))
+    );
+}
+
+#[test]
+fn who_does_not_attach_or_stands_still_or_is_renamed_leaves_after_its_limit() {
+    let mut scene = Scene::leading(record());
+    scene.pass(1);
+    scene.seen("c", replica("c", "a", false, 100));
+    for step in 0..3 {
+        assert_eq!(set(&scene), None, "{step}");
+        scene.pass(100);
+        scene.seen("b", replica("b", "a", true, 100));
+        scene.seen("a", primary("a", 100));
+    }
+    assert_eq!(set(&scene), shrinks(&[("c", Unfit::Unattached)], &["b since 2"]));
+
+    let mut scene = Scene::leading(record());
+    for step in 0..6 {
+        scene.pass(100);
+        scene.seen("a", primary("a", 200 + step));
+        scene.seen("b", replica("b", "a", true, 200 + step));
+        scene.seen("c", replica("c", "a", true, 100));
+        assert_eq!(set(&scene).is_some(), step == 5, "{step}");
+    }
+    assert_eq!(set(&scene), shrinks(&[("c", Unfit::Stuck)], &["b since 2"]));
+
+    let mut scene = Scene::leading(record());
+    scene.pass(1);
+    scene.seen("c", Observation { shows_as: "10.9.9.9:1".into(), ..replica("c", "a", true, 100) });
+    assert_eq!(set(&scene), shrinks(&[("c", Unfit::Renamed)], &["b since 2"]));
+}
+
+#[test]
+fn who_enters_is_attached_near_and_known_to_the_primary() {
+    let alone = || State { in_sync: vec![entry("b", 2)], ..record() };
+    let c = || replica("c", "a", true, 100);
+    let table = |names: &[&str], offset| Observation {
+        role: Role::Primary { replicas: names.iter().map(|n| (format!("{n}:1"), offset)).collect() },
+        ..primary("a", 100)
+    };
+    let rows: [(&str, Observation, Observation, bool); 9] = [
+        ("as it should be", primary("a", 100), c(), true),
+        ("not attached", primary("a", 100), replica("c", "a", false, 100), false),
+        ("attached elsewhere", primary("a", 100), replica("c", "b", true, 100), false),
+        ("not in the primary's table", table(&["b"], 100), c(), false),
+        ("its stream has not begun", table(&["b", "c"], 0), c(), false),
+        ("another history", primary("a", 100), Observation { replid: "h9".into(), ..c() }, false),
+        ("without the credential", primary("a", 100), Observation { credential: None, ..c() }, false),
+        ("with an older credential", primary("a", 100), Observation { credential: Some(0), ..c() }, false),
+        ("far behind", primary("a", 100 + (1 << 21)), replica("c", "a", true, 100), false),
+    ];
+    for (what, a, c, enters) in rows {
+        let far = what == "far behind";
+        let mut scene = Scene::leading(alone());
+        scene.pass(1000);
+        let a = match a.role {
+            Role::Primary { .. } if far => Observation {
+                role: Role::Primary { replicas: vec![("c:1".into(), 100), ("b:1".into(), 100)] },
+                ..a
+            },
+            _ => a,
+        };
+        scene.seen("b", replica("b", "a", true, 100));
+        scene.seen("c", c);
+        scene.seen("a", a);
+        let expected = enters.then(|| {
+            (vec!["b since 2".to_string(), "c since 4".to_string()], Reason::Growing(vec![at("c")]))
+        });
+        assert_eq!(set(&scene), expected, "{what}");
+    }
+}
+
+#[test]
+fn min_in_sync_is_resolved_by_whoever_publishes() {
+    for (fixed, members, expected) in [
+        (MinInSync::Auto, 1, 0),
+        (MinInSync::Auto, 2, 0),
+        (MinInSync::Auto, 3, 1),
+        (MinInSync::Auto, 4, 1),
+        (MinInSync::Fixed(2), 3, 2),
+        (MinInSync::Fixed(0), 4, 0),
+    ] {
+        let limits = failover::Limits { min_in_sync: fixed, ..failover::Limits::default() };
+        assert_eq!(limits.min_in_sync(members), expected, "{fixed:?} of {members}");
+    }
+}
+
+// -- the other reasons --------------------------------------------------------------------------------------------
+
+#[test]
+fn why_nothing_is_done() {
+    let mut scene = Scene::empty();
+    assert_eq!(reason(&scene), Reason::Passive);
+    scene.event(Event::Reign(Some(7)));
+    assert_eq!(reason(&scene), Reason::Unread);
+    scene.event(Event::State(Stored::Absent, -1));
+    assert_eq!(reason(&scene), Reason::Unread, "the path has not been read");
+    scene.event(Event::Announced(Announced::Missing, -1));
+    assert!(matches!(reason(&scene), Reason::NoTopology(_)));
+    scene.event(Event::Announced(Announced::Broken("junk".into()), 1));
+    assert_eq!(reason(&scene), Reason::NoTopology("junk".into()));
+
+    let scene = Scene::leading(record());
+    assert_eq!(reason(&scene), Reason::Healthy);
+    let scene = Scene::passive(record());
+    assert_eq!(reason(&scene), Reason::Passive);
+}
+
+#[test]
+fn birth_waits_for_the_named_primary() {
+    let born = |seen: Option<Observation>| {
+        let mut scene = Scene::empty();
+        scene.event(Event::Reign(Some(7)));
+        scene.event(Event::State(Stored::Absent, -1));
+        let seed = Topology::new(at("a"), vec![at("b"), at("c")]).unwrap();
+        scene.event(Event::Announced(Announced::Is(seed), 0));
+        scene.event(Event::Opened(at("a")));
+        if let Some(seen) = seen {
+            scene.seen("a", seen);
+        }
+        scene
+    };
+    assert_eq!(reason(&born(None)), Reason::Looking(at("a")));
+    let mut loading = born(None);
+    loading.event(Event::Troubled(at("a"), Trouble::Loading));
+    assert_eq!(reason(&loading), Reason::BirthWaits(at("a"), "it is loading its data"));
+    assert!(matches!(reason(&born(Some(replica("a", "b", true, 1)))), Reason::BirthWaits(..)));
+    let mut away = born(None);
+    away.kill("a");
+    assert_eq!(reason(&away), Reason::BirthWaits(at("a"), "refused"));
+    let mut scene = born(Some(primary("a", 1)));
+    assert_eq!(reason(&scene), Reason::Birth);
+    assert_eq!(scene.acts(), ["reread", "publish on new: 1 serving a []"]);
+    let first = scene.wanted();
+    assert_eq!((first.min_in_sync, first.members.len(), first.promoted), (1, 3, 1));
+    assert_eq!(first.primary.run_id, "a0");
+}
+
+#[test]
+fn a_newer_fence_at_the_primary_means_that_the_record_is_old() {
+    let mut scene = Scene::leading(record());
+    scene.pass(1);
+    scene.seen("a", Observation { fence: Fence::At(9), ..primary("a", 100) });
+    assert_eq!(
+        decide(scene.group.view(), scene.now),
+        failover::Decision { steps: vec![], because: Reason::Deposed(9) }
+    );
+}
+
+#[test]
+fn nobody_eligible_and_too_soon() {
+    let mut scene = Scene::leading(State { in_sync: Vec::new(), min_in_sync: 0, ..record() });
+    scene.pass(1);
+    scene.seen("a", Observation { run_id: "a1".into(), ..primary("a", 0) });
+    assert_eq!(reason(&scene), Reason::NobodyEligible(Fault::Restarted));
+
+    let mut scene = Scene::leading(record());
+    scene.pass(100);
+    scene.seen("a", Observation { run_id: "a1".into(), ..primary("a", 0) });
+    scene.pass(1);
+    scene.seen("b", replica("b", "a", false, 100));
+    scene.seen("c", replica("c", "a", false, 100));
+    let mut view = scene.group.view().clone();
+    view.last_failover = Some(scene.now - Duration::from_millis(900));
+    assert_eq!(decide(&view, scene.now).because, Reason::TooSoon(Fault::Restarted));
+    assert_eq!(decide(&view, scene.now + ms(100)).because, Reason::Failover(Fault::Restarted, at("b")));
+}
+
+#[test]
+fn while_zookeeper_is_away_nothing_is_published() {
+    let mut scene = Scene::leading(record());
+    scene.event(Event::Store(false));
+    assert_eq!(reason(&scene), Reason::StoreAway(None));
+    scene.kill("a");
+    scene.pass(1);
+    scene.seen("b", replica("b", "a", false, 100));
+    scene.seen("c", replica("c", "a", false, 100));
+    assert_eq!(reason(&scene), Reason::StoreAway(Some(Fault::Gone)));
+    assert_eq!(scene.acts(), Vec::<String>::new());
+    scene.event(Event::Store(true));
+    assert_eq!(reason(&scene), Reason::Failover(Fault::Gone, at("b")));
+}

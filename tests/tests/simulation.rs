@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use world::sim::{self, Counts, End, Flaw};
+use world::sim::{self, Counts, End, Flaw, Weather};
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name)
@@ -67,6 +67,21 @@ fn random_runs_keep_every_invariant_and_converge() {
 fn a_seed_replays_exactly() {
     for seed in 0..20 {
         assert_eq!(sim::run(seed, None, true), sim::run(seed, None, true));
+    }
+}
+
+/// Without a fault that calls for it there is no failover and no takeover, and the lead is taken once.
+#[test]
+fn nothing_happens_without_need() {
+    for weather in [Weather::Calm, Weather::MonitorsApart, Weather::PrimaryHidden, Weather::ReplicaDies] {
+        for seed in 0..200 {
+            let run = sim::run_in(weather, seed, false);
+            let quiet = run.counts.failovers == 0 && run.counts.reigns == 1;
+            if !quiet || run.end != End::Converged {
+                let trace = sim::run_in(weather, seed, true).trace;
+                panic!("{weather:?}, seed {seed}: {:?} {:?}\n{}", run.failure, run.counts, trace.join("\n"));
+            }
+        }
     }
 }
 

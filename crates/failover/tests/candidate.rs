@@ -79,7 +79,9 @@ fn what_the_view_adds() {
 
 #[test]
 fn the_best_has_the_highest_offset_then_priority_then_address() {
-    let rows: [(u64, u64, &[(&str, u32)], Option<&str>); 6] = [
+    #[allow(clippy::type_complexity)] // one table, read once
+    type Row = (u64, u64, &'static [(&'static str, u32)], Option<&'static str>);
+    let rows: [Row; 6] = [
         (100, 100, &[], Some("b")),
         (100, 101, &[], Some("c")),
         (100, 100, &[("b", 200)], Some("c")),

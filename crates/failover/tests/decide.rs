@@ -300,7 +300,7 @@ fn who_enters_is_attached_near_and_known_to_the_primary() {
                 role: Role::Primary { replicas: vec![("c:1".into(), 100), ("b:1".into(), 100)] },
                 ..a
             },
-            _ => a,
+            Role::Primary { .. } | Role::Replica { .. } => a,
         };
         scene.seen("b", replica("b", "a", true, 100));
         scene.seen("c", c);

@@ -2,6 +2,7 @@
 
 use super::kernel::{Event, MS, Sim, Us, say};
 use super::net::{ConnId, NODES, Node, Pace, Purpose};
+use super::plan::Weather;
 use super::redis::{Entry, Keeps, Row};
 use super::store::{Content, Path};
 
@@ -13,12 +14,31 @@ pub(super) const WEIGHTS: [u32; FAULTS] = [5, 4, 4, 6, 5, 4, 3, 2, 2, 2, 4, 2, 2
 
 impl Sim {
     pub(super) fn fault(&mut self) {
-        if self.healed.is_some() {
-            return;
+        if self.healed.is_some() || self.plan.weather != Weather::Storm {
+            return self.the_one_fault();
         }
         let after = self.rng.u64(0..2 * self.plan.fault_every) + 1;
         self.schedule(after, Event::Fault);
         self.some_fault();
+    }
+
+    /// In other weather than a storm there is one fault at most, until the end.
+    fn the_one_fault(&mut self) {
+        let length = self.plan.storm;
+        let primary = self.store.state().map_or(0, |state| super::redis::index(&state.primary.addr));
+        let leader = (0..2).find(|at| self.monitors[*at].reign.is_some()).unwrap_or(0);
+        let apart = match self.plan.weather {
+            Weather::Storm | Weather::Calm => return,
+            Weather::MonitorsApart => [Node::Monitor(0), Node::Monitor(1)],
+            Weather::PrimaryHidden => [Node::Monitor(leader), Node::Server(primary)],
+            Weather::ReplicaDies => {
+                let replica = usize::from(primary == 0);
+                return self.kill(replica, Keeps::All, length / 2);
+            }
+        };
+        say!(self, "{apart:?} are cut from each other");
+        self.cut(apart[0], apart[1], length);
+        self.cut(apart[1], apart[0], length);
     }
 
     /// Some faults at once, just after a publication.
@@ -180,8 +200,13 @@ impl Sim {
     fn kill_monitor(&mut self) {
         let at = self.some_monitor();
         if self.monitors[at].up {
-            say!(self, "m{at} is killed");
-            self.monitor_dies(at);
+            if self.one_in(3) && !self.monitors[at].stalled {
+                say!(self, "m{at} is stopped");
+                self.monitor_stops(at);
+            } else {
+                say!(self, "m{at} is killed");
+                self.monitor_dies(at);
+            }
             let (after, life) = (self.length(), self.monitors[at].life);
             self.schedule(after, Event::MonitorRises { monitor: at, life });
         }
@@ -289,7 +314,7 @@ impl Sim {
                 self.schedule(after, Event::ServerRises { server: at, run });
             }
         }
-        let dead = self.one_in(6).then(|| self.some_monitor());
+        let dead = (self.plan.weather == Weather::Storm && self.one_in(6)).then(|| self.some_monitor());
         for at in 0..2 {
             let stall = self.monitors[at].stall;
             self.monitor_resumes(at, stall);

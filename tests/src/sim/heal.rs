@@ -11,7 +11,7 @@ use super::store::{Content, Path};
 
 /// From the end of all faults. Sessions end after 2 s and half-open replication links after 3 s; both one after the
 /// other, and a failover that rests for `min_interval`.
-const BOUND: Us = 9000 * MS;
+const BOUND: Us = 7000 * MS;
 
 impl Sim {
     pub(super) fn look_whether_healed(&mut self) {

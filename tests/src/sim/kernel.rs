@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::monitor::{Monitor, Timer};
 use super::net::{ACCEPTOR, Body, ConnId, Net, Node, Purpose};
 use super::oracle::Oracle;
-use super::plan::{Flaw, Plan};
+use super::plan::{Flaw, Plan, Weather};
 use super::redis::Server;
 use super::store::Store;
 use super::writer::Writer;
@@ -151,9 +151,9 @@ macro_rules! say {
 pub(super) use say;
 
 impl Sim {
-    pub(super) fn new(seed: u64, flaw: Option<Flaw>, tracing: bool) -> Self {
+    pub(super) fn new(seed: u64, flaw: Option<Flaw>, weather: Weather, tracing: bool) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let plan = Plan::draw(&mut rng, flaw);
+        let plan = Plan::draw(&mut rng, flaw, weather);
         let servers: Vec<Server> = (0..plan.servers).map(Server::new).collect();
         Self {
             seed,

@@ -32,7 +32,7 @@ mod store;
 mod writer;
 
 use kernel::Sim;
-pub use plan::Flaw;
+pub use plan::{Flaw, Weather};
 
 /// What came of one run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,5 +106,10 @@ impl Counts {
 
 /// Runs one seed, with one rule broken in the driver if so wanted.
 pub fn run(seed: u64, flaw: Option<Flaw>, tracing: bool) -> Run {
-    Sim::new(seed, flaw, tracing).run()
+    Sim::new(seed, flaw, Weather::Storm, tracing).run()
+}
+
+/// Runs one seed in other weather than a storm.
+pub fn run_in(weather: Weather, seed: u64, tracing: bool) -> Run {
+    Sim::new(seed, None, weather, tracing).run()
 }

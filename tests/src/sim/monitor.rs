@@ -172,6 +172,21 @@ impl Sim {
         self.close_all(Node::Monitor(at));
     }
 
+    /// SIGTERM: gives up the lead and ends the session.
+    pub(super) fn monitor_stops(&mut self, at: usize) {
+        let m = &mut self.monitors[at];
+        m.lead.leave();
+        let (reign, generation) = (m.lead.reign(), m.client.registered);
+        self.group_event(at, GroupEvent::Reign(None));
+        if let Some(reign) = reign {
+            let nobody = LeaderRecord { name: String::new(), instance: String::new() };
+            let op = Op::Set(Path::Leader, Content::Leader(nobody), reign);
+            self.call(at, generation, Request::Multi(vec![op]), Call::Nothing);
+        }
+        self.call(at, None, Request::Close, Call::Nothing);
+        self.monitor_dies(at);
+    }
+
     pub(super) fn monitor_stalls(&mut self, at: usize, length: Us) {
         let monitor = &mut self.monitors[at];
         monitor.stalled = true;

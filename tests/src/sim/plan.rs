@@ -50,9 +50,25 @@ impl Flaw {
     ];
 }
 
+/// What goes wrong in a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weather {
+    /// Everything, at random.
+    Storm,
+    /// Nothing.
+    Calm,
+    /// The monitors are cut from each other, and only that.
+    MonitorsApart,
+    /// The leading monitor is cut from the primary, and only that.
+    PrimaryHidden,
+    /// One replica is killed, and comes back.
+    ReplicaDies,
+}
+
 /// The parameters of one run.
 #[derive(Debug)]
 pub(super) struct Plan {
+    pub(super) weather: Weather,
     pub(super) servers: usize,
     pub(super) limits: Limits,
     pub(super) heartbeat: Duration,
@@ -80,7 +96,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn draw(rng: &mut fastrand::Rng, flaw: Option<Flaw>) -> Self {
+    pub(super) fn draw(rng: &mut fastrand::Rng, flaw: Option<Flaw>, weather: Weather) -> Self {
         let servers = [2, 3, 3, 3, 3, 4, 4][rng.usize(0..7)];
         let limits = Limits {
             max_lag_bytes: [3, 1000][rng.usize(0..2)],
@@ -94,8 +110,14 @@ impl Plan {
             *weight *= [0, 0, 1, 1, 4][rng.usize(0..5)];
         }
         let ambush = rng.u8(0..20) == 0 || flaw == Some(Flaw::EveryFenceIsNew);
+        let storm = weather == Weather::Storm;
+        if !storm {
+            weights = [0; super::faults::FAULTS];
+        }
+        let often = |rare: u32| if storm { rare } else { 0 };
         Self {
-            servers,
+            weather,
+            servers: if weather == Weather::ReplicaDies { servers.max(3) } else { servers },
             limits,
             heartbeat: Duration::from_millis(250),
             session: 2000 * MS,
@@ -107,9 +129,9 @@ impl Plan {
             storm: rng.u64(500..3500) * MS,
             fault_every: [40, 100, 250, 600][rng.usize(0..4)] * MS,
             write_every: [8, 20, 50][rng.usize(0..3)] * MS,
-            step_fault: [0, 0, 40, 12][rng.usize(0..4)],
-            strike: [0, 12, 3][rng.usize(0..3)],
-            ambush,
+            step_fault: often([0, 0, 40, 12][rng.usize(0..4)]),
+            strike: often([0, 12, 3][rng.usize(0..3)]),
+            ambush: ambush && storm,
             weights,
         }
     }

@@ -62,6 +62,8 @@ pub(super) enum Request {
     /// Read, and tell of the next change.
     Watch(Path),
     Multi(Vec<Op>),
+    /// A clean end of the session.
+    Close,
 }
 
 #[derive(Debug)]
@@ -178,6 +180,7 @@ impl Sim {
         let id = *id;
         let answer = match request {
             Request::Connect(_) => return,
+            Request::Close => return self.end_session(id),
             Request::Ping => Answer::Pong,
             Request::Get(path) => Answer::Found(self.store.read(path)),
             Request::Watch(path) => {
@@ -253,7 +256,7 @@ impl Sim {
                         self.store.good = Some(state.clone());
                     }
                     if let Content::Leader(leader) = content {
-                        self.counts.reigns += 1;
+                        self.counts.reigns += u64::from(!leader.name.is_empty());
                         say!(self, "the lead is held by {} {}", leader.name, leader.instance);
                     }
                     let owner = matches!(op, Op::Create(_, _, true)).then_some(session);

@@ -102,6 +102,9 @@ impl<R: Fn(Report)> Probe<R> {
         loop {
             let link = self.connect().await;
             self.event(Event::Opened(self.target.addr.clone()));
+            if let Some(run_id) = link.run_id() {
+                self.event(Event::Greeted(self.target.addr.clone(), run_id.to_owned()));
+            }
             self.ask(link).await;
             self.event(Event::Closed(self.target.addr.clone()));
         }

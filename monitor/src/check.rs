@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use topology::zookeeper::Store;
+use topology::zookeeper::{self, Store};
 use topology::{Endpoint, Layout, State, Topology, ZnodePath};
 use wire::{InfoReply, Link, OpenError, Reply, cmd};
 
@@ -17,7 +17,9 @@ const OLDEST: (u32, u32) = (6, 2);
 pub(crate) async fn run(config: Config) -> ExitCode {
     println!("configuration: ok");
     config.warnings.iter().for_each(|warning| println!("configuration: note: {warning}"));
-    let store = Store::open(config.store_options());
+    // Verbs give up on ZooKeeper after 5 s.
+    let options = zookeeper::Options { call_timeout: Duration::from_secs(5), ..config.store_options() };
+    let store = Store::open(options);
     let mut report = Report::default();
     services(&config, &store, &mut report).await;
     store.close().await;

@@ -53,6 +53,8 @@ pub(crate) enum Input {
     NameTaken(MonitorRecord),
     /// The leader record was read.
     Leader(Option<(LeaderRecord, i32)>),
+    /// The leader record was read once more because it seemed to be missing.
+    LeaderChecked(Option<(LeaderRecord, i32)>),
     /// An attempt to take the lead ended.
     LeadTaken(Result<i32, PublishError>),
     /// The znode of the holder of the lead was read.
@@ -261,7 +263,11 @@ impl Driver {
                 }
                 self.name_taken = Some((by, since));
             }
-            Input::Leader(record) => self.lead.record(record),
+            // A late answer from before the record was made must not pass for a deletion.
+            Input::Leader(None) if self.lead.reign().is_some() || self.lead.held_by_other() => {
+                self.check_leader()
+            }
+            Input::Leader(record) | Input::LeaderChecked(record) => self.lead.record(record),
             Input::LeadTaken(result) => self.lead_taken(result),
             Input::Beat(holder, beat) => {
                 if self.holder.as_ref().is_some_and(|(name, _)| *name == holder) {

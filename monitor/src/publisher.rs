@@ -120,6 +120,13 @@ impl Publisher {
             Ok(()) => Ok(()),
             Err(PublishError::Exists { path }) => match self.store.get(&path).await {
                 Ok(Some(found)) => match serde_json::from_slice::<MonitorRecord>(&found.data) {
+                    // Our own, of a session before this one, or of a request whose answer was lost.
+                    Ok(mine) if mine.instance == me.instance => {
+                        let why = "its own znode of an earlier session is being replaced";
+                        let gone = self.store.delete(&path, found.version).await;
+                        let why = gone.err().map_or(why.to_owned(), |error| error.to_string());
+                        Err(NameError::Store(PublishError::Unreachable(why)))
+                    }
                     Ok(other) => Err(NameError::Taken(other)),
                     Err(error) => Err(refused(format!("it holds no monitor's record: {error}"))),
                 },

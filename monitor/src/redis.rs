@@ -115,9 +115,9 @@ fn strange(why: &str) -> NoAnswer {
 fn replicas(info: &InfoReply) -> Vec<(String, u64)> {
     let one = |entry: &str| {
         let part = |name: &str| entry.split(',').find_map(|p| p.strip_prefix(name)?.strip_prefix('='));
-        (part("state") == Some("online")).then_some(()).and_then(|()| {
-            Some((format!("{}:{}", part("ip")?, part("port")?), part("offset")?.parse().ok()?))
-        })
+        (part("state") == Some("online"))
+            .then_some(())
+            .and_then(|()| Some((seen_as(part("ip")?, part("port")?), part("offset")?.parse().ok()?)))
     };
     let count = info.number("connected_slaves").unwrap_or(0);
     (0..count).filter_map(|n| one(info.field(&format!("slave{n}"))?)).collect()
@@ -129,8 +129,13 @@ fn source(info: &InfoReply) -> Option<Endpoint> {
     format!("{host}:{port}").parse().ok()
 }
 
+/// As the API writes what ROLE shows: an IPv6 address in brackets.
+fn seen_as(ip: &str, port: &str) -> String {
+    if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
+}
+
 fn shown_as(peer: SocketAddr) -> String {
-    format!("{}:{}", peer.ip(), peer.port())
+    seen_as(&peer.ip().to_string(), &peer.port().to_string())
 }
 
 fn read_fence(reply: &Reply) -> Fence {

@@ -17,7 +17,7 @@ use crate::candidate;
 use crate::detector::Health;
 use crate::order::Deed;
 use crate::view::{ASK_FOR, Announced, CONFIRM_WAIT, Fault, Fence, Observation, Role, View, follows};
-use crate::{Time, Trouble};
+use crate::{Disqualified, Time, Trouble};
 
 /// What is to be done now, in this order, and the reason that stands above it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -240,6 +240,13 @@ fn birth(view: &View, now: Time) -> Decision {
     if !matches!(seen.role, Role::Primary { .. }) {
         return waits("it is a replica; point it at nobody, or seed the path with the real primary");
     }
+    if seen.fence != Fence::Absent {
+        // A first record below that epoch could never act on this server, and would refuse the API's writes.
+        return waits(
+            "it carries the epoch of an earlier record; restore that record, \
+             or delete the key albireo:fence on every server of the group",
+        );
+    }
     let members: Vec<Endpoint> = topology.members().cloned().collect();
     let next = State {
         epoch: 1,
@@ -263,7 +270,9 @@ fn failover(view: &View, state: &State, fault: Fault, since: Time, now: Time) ->
     if view.store_away {
         return wait(Reason::StoreAway(Some(fault)));
     }
-    if view.last_failover.is_some_and(|last| now < last + view.limits.min_interval) {
+    // A record still promoting is always finished.
+    let too_soon = view.last_failover.is_some_and(|last| now < last + view.limits.min_interval);
+    if too_soon && state.phase == Phase::Serving {
         return wait(Reason::TooSoon(fault));
     }
     // An offset counts only if it was asked for after the loss: before, more may still have been under way.
@@ -306,7 +315,11 @@ fn promotion(
 ) -> State {
     let mut in_sync: Vec<InSync> = Vec::new();
     let others = || old.in_sync.iter().filter(|entry| entry.addr != to.addr);
-    for entry in others().filter(|entry| candidate::disqualified(view, old, &entry.addr, now).is_none()) {
+    let eligible = |entry: &&InSync| {
+        // Priority 0 keeps a server from being promoted, not from holding a copy.
+        matches!(candidate::disqualified(view, old, &entry.addr, now), None | Some(Disqualified::Never))
+    };
+    for entry in others().filter(eligible) {
         let replid =
             view.current(&entry.addr, now).map_or_else(|| entry.replid.clone(), |s| s.replid.clone());
         in_sync.push(InSync { replid, ..entry.clone() });
@@ -388,6 +401,10 @@ fn others(state: &State) -> impl Iterator<Item = &Endpoint> {
 fn strays<'a>(view: &'a View, state: &'a State, now: Time) -> impl Iterator<Item = Step> + 'a {
     others(state).filter_map(move |addr| {
         let seen = view.current(addr, now)?;
+        // R1: a member that restarted is taken out of the set before anything is done to it.
+        if state.in_sync(addr).is_some_and(|entry| entry.run_id != seen.run_id) {
+            return None;
+        }
         let deed = match &seen.role {
             Role::Replica { source, .. } if source.as_ref() == Some(&state.primary.addr) => {
                 let credential = !view.limits.restart_guard || seen.credential == Some(state.promoted);
@@ -461,6 +478,9 @@ fn leaving(view: &View, state: &State, now: Time) -> Vec<(Endpoint, Unfit)> {
 
 fn unfit(view: &View, state: &State, entry: &InSync, now: Time) -> Option<Unfit> {
     let backend = view.backends.get(&entry.addr)?;
+    if backend.is_another_than(&entry.run_id) {
+        return Some(Unfit::Restarted);
+    }
     if let Some(seen) = view.current(&entry.addr, now) {
         if seen.run_id != entry.run_id {
             return Some(Unfit::Restarted);

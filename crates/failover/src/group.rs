@@ -37,6 +37,8 @@ pub enum Event {
     Announced(Announced, i32),
     /// A connection to this server was opened.
     Opened(Endpoint),
+    /// On the connection that was just opened, this process (run id) greeted.
+    Greeted(Endpoint, String),
     /// It was closed by the server, or broke.
     Closed(Endpoint),
     /// A new one was refused. (One that timed out is no event: silence speaks for itself.)
@@ -259,6 +261,7 @@ impl Group {
             Event::State(stored, version) => self.stored(stored, version, now),
             Event::Announced(announced, version) => self.announced(announced, version, now),
             Event::Opened(addr) => self.with(&addr, |b| b.detector.opened()),
+            Event::Greeted(addr, run_id) => self.with(&addr, |b| b.greeted = Some((run_id, now))),
             Event::Closed(addr) => self.closed(&addr, now),
             Event::ConnectionRefused(addr) => self.with(&addr, |b| b.detector.refused(now)),
             Event::Troubled(addr, trouble) => self.with(&addr, |b| {
@@ -421,7 +424,10 @@ impl Group {
     }
 
     fn closed(&mut self, addr: &Endpoint, now: Time) {
-        self.with(addr, |b| b.detector.closed(now));
+        self.with(addr, |b| {
+            b.detector.closed(now);
+            b.greeted = None;
+        });
         if self.view.state().is_some_and(|state| state.primary.addr == *addr) {
             self.primary_closed = Some(now);
             // The replicas' word on it is wanted at once (R10), while a new connection is tried.
@@ -616,6 +622,10 @@ impl Group {
     fn publish(&mut self, mut next: State, announce: bool, now: Time) {
         let Some(reign) = self.view.reign else { return };
         if self.view.publishing || self.view.store_away || now < self.view.publish_hold {
+            return;
+        }
+        // What has not been read is not overwritten.
+        if announce && self.view.announced.0 == Announced::Unread {
             return;
         }
         let announce = announce.then(|| {

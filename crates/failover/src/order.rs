@@ -196,6 +196,10 @@ impl Order {
         if matches!(seen.role, Role::Replica { syncing: true, .. }) {
             return Err(Refused::Candidate(Disqualified::Syncing));
         }
+        // Also where the record before is not known: a member of any set carried a fence.
+        if seen.fence == Fence::Absent {
+            return Err(Refused::Candidate(Disqualified::NoFence));
+        }
         let mut commands = vec![Command::BecomePrimary];
         commands.extend(self.stamp());
         Ok(commands)

@@ -139,6 +139,8 @@ pub enum Fence {
 pub struct Backend {
     /// What is known when it does not answer.
     pub detector: Detector,
+    /// The process that greeted on the present connection, and when; a server says that also while it is loading.
+    pub greeted: Option<(String, Time)>,
     /// Its last answer.
     pub seen: Option<Seen>,
     /// The process that answers now was first heard then.
@@ -181,6 +183,7 @@ impl Backend {
     pub fn new(now: Time) -> Self {
         Self {
             detector: Detector::new(now),
+            greeted: None,
             seen: None,
             process_since: now,
             role_since: now,
@@ -194,6 +197,11 @@ impl Backend {
             asked_at: None,
             refused: None,
         }
+    }
+
+    /// Whether another process than this one greeted on the present connection.
+    pub fn is_another_than(&self, run_id: &str) -> bool {
+        self.greeted.as_ref().is_some_and(|(greeted, _)| greeted != run_id)
     }
 
     /// Whether it answered a question asked since then.
@@ -326,6 +334,11 @@ impl View {
                 (now >= since && self.peer_agrees(addr)).then_some((Fault::Silent, since))
             }
             Health::Unknown | Health::Up | Health::Suspect | Health::Troubled(_) => {
+                // R7: a restarted server that is still loading answers nothing else, but says who it is.
+                let greeted = backend.greeted.as_ref().filter(|(run_id, _)| *run_id != state.primary.run_id);
+                if let Some((_, at)) = greeted {
+                    return Some((Fault::Restarted, *at));
+                }
                 let seen = backend.seen.as_ref().filter(|seen| seen.asked >= backend.stale_until)?;
                 if seen.observation.run_id != state.primary.run_id {
                     return Some((Fault::Restarted, backend.process_since));

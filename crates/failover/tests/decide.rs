@@ -370,7 +370,9 @@ fn birth_waits_for_the_named_primary() {
     let mut away = born(None);
     away.kill("a");
     assert_eq!(reason(&away), Reason::BirthWaits(at("a"), "refused"));
-    let mut scene = born(Some(primary("a", 1)));
+    let stamped = born(Some(primary("a", 1)));
+    assert!(matches!(reason(&stamped), Reason::BirthWaits(..)), "it carries the epoch of an earlier record");
+    let mut scene = born(Some(Observation { fence: Fence::Absent, ..primary("a", 1) }));
     assert_eq!(reason(&scene), Reason::Birth);
     assert_eq!(scene.acts(), ["reread", "publish on new: 1 serving a []"]);
     let first = scene.wanted();

@@ -113,6 +113,23 @@ impl Driver {
         self.holder = Some((name, task));
     }
 
+    /// Reads the leader record once more: it seemed to be missing.
+    pub(super) fn check_leader(&self) {
+        let (store, leader, inputs) = (self.store.clone(), self.layout.leader(), self.around.inputs.clone());
+        tokio::spawn(async move {
+            if let Ok(found) = store.get(&leader).await
+                && let Some(record) = leader_event(&found.map_or(Seen::Absent, Seen::There))
+            {
+                if record.is_none() {
+                    error!(
+                        "{leader} was deleted: this monitor leads no more; stop both monitors, then start them"
+                    );
+                }
+                let _ = inputs.send(Input::LeaderChecked(record));
+            }
+        });
+    }
+
     pub(super) fn lead_taken(&mut self, result: Result<i32, PublishError>) {
         match result {
             Ok(version) => self.lead.record(Some((self.me.clone(), version))),

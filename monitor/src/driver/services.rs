@@ -204,6 +204,7 @@ impl Driver {
             | Event::State(..)
             | Event::Announced(..)
             | Event::Opened(_)
+            | Event::Greeted(..)
             | Event::Closed(_)
             | Event::ConnectionRefused(_)
             | Event::Troubled(..)

@@ -43,6 +43,7 @@ impl Driver {
             || self.registered.is_some_and(|generation| generation != session.generation)
         {
             self.registered = None;
+            self.name_taken = None;
             self.lead.session(false);
         }
         if session.phase == SessionPhase::Connected && self.registered != Some(session.generation) {

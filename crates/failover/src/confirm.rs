@@ -71,7 +71,9 @@ pub enum Cause {
 
 /// R9: sorts an error reply by its first word.
 pub fn classify(error: &str) -> Failure {
-    let code = error.split(|c: char| c.is_ascii_whitespace()).next().unwrap_or_default();
+    // Redis before 7.0 puts the place in the script before a refusal: `@user_script: 2: -OOM command not allowed`.
+    let refusal = error.strip_prefix('@').and_then(|rest| rest.split_once(": -")).map(|(_, refusal)| refusal);
+    let code = refusal.unwrap_or(error).split(|c: char| c.is_ascii_whitespace()).next().unwrap_or_default();
     match code {
         "FENCED" => Failure::Definite(Cause::Fenced),
         "READONLY" => Failure::Definite(Cause::ReadOnly),
@@ -212,6 +214,10 @@ mod tests {
         assert_eq!(classify("READONLY You can't write"), Failure::Definite(Cause::ReadOnly));
         assert_eq!(classify("NOSCRIPT No matching script"), Failure::Definite(Cause::NoScript));
         assert_eq!(classify("NOPERM x"), Failure::Definite(Cause::Denied));
+        // As Redis 6.2 words it inside a script.
+        let placed = "@user_script: 2: -OOM command not allowed when used memory > 'maxmemory'.";
+        assert_eq!(classify(placed), Failure::Definite(Cause::Unfit));
+        assert_eq!(classify("@user_script: 2: no refusal"), Failure::Indeterminate);
     }
 
     #[test]

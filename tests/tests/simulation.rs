@@ -98,7 +98,7 @@ fn a_broken_rule_is_noticed() {
         (Flaw::NoVersionCheck, "and is now"),
         (Flaw::AnyRunId, "in place of"),
         (Flaw::EveryFenceIsNew, lost),
-        (Flaw::NoRestartGuard, lost),
+        (Flaw::NoRestartGuard, "took the confirmed write"),
         (Flaw::AlwaysLeads, "passive"),
         (Flaw::OneCopyIsEnough, lost),
         (Flaw::AnybodyCounts, lost),

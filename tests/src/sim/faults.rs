@@ -2,7 +2,7 @@
 
 use super::kernel::{Event, MS, Sim, Us, say};
 use super::net::{ConnId, NODES, Node, Pace, Purpose};
-use super::plan::Weather;
+use super::plan::{Ambush, Weather};
 use super::redis::{Entry, Keeps, Row};
 use super::store::{Content, Path};
 
@@ -50,8 +50,18 @@ impl Sim {
         }
     }
 
-    /// The last server is cut from the first one, and slow to follow it afterwards.
+    /// See [`Ambush`].
     pub(super) fn prepare_ambush(&mut self) {
+        if self.plan.ambush == Some(Ambush::QuickRestart) {
+            say!(self, "an ambush: nobody looks");
+            for at in 0..2 {
+                if self.monitors[at].up && !self.monitors[at].stalled {
+                    self.monitor_stalls(at, 1500 * MS);
+                }
+            }
+            let primary = self.store.state().map_or(0, |state| super::redis::index(&state.primary.addr));
+            return self.kill(primary, Keeps::Nothing, 10 * MS);
+        }
         let (first, last) = (Node::Server(0), Node::Server(self.servers.len() - 1));
         say!(self, "an ambush: {last:?} is slow");
         self.net.pace[first.index()][last.index()] = Pace::Slow;

@@ -219,7 +219,7 @@ impl Sim {
         }
         self.schedule(100 * MS, Event::StoreTick);
         self.schedule(self.plan.calm, Event::Fault);
-        if self.plan.ambush {
+        if self.plan.ambush.is_some() {
             self.schedule(self.plan.calm, Event::PrepareAmbush);
         }
         self.schedule(self.plan.calm + self.plan.storm, Event::Heal);

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use topology::{Endpoint, State};
 
 use super::kernel::{Event, Sim, say};
-use super::redis::Bits;
+use super::plan::Ambush;
+use super::redis::{Bits, Data};
 
 /// What is remembered to judge by.
 pub(super) struct Oracle {
@@ -68,6 +69,19 @@ impl Sim {
         }
     }
 
+    /// A member of the set must not lose confirmed writes to a full synchronisation, as from a restarted, empty primary
+    /// (R7 b).
+    pub(super) fn judge_snapshot(&mut self, at: usize, new: &Data) {
+        let Some(state) = self.store.state() else { return };
+        let s = &self.servers[at];
+        let recorded = state.in_sync.iter().any(|entry| entry.run_id == s.run_id);
+        let had = self.oracle.acknowledged.and(&s.data.has);
+        if recorded && let Some(lost) = had.first_not_in(&new.has) {
+            let why = format!("a full synchronisation took the confirmed write {lost} from {}", s.run_id);
+            self.broken(why);
+        }
+    }
+
     /// A record is about to be published: by the holder of the lead, and true to its epoch?
     pub(super) fn judge_publication(&mut self, monitor: usize, new: &State, by_holder: bool) {
         let old = self.store.state();
@@ -97,7 +111,7 @@ impl Sim {
         }
         self.counts.publications += 1;
         let enters = new.in_sync.iter().any(|entry| entry.since == new.epoch);
-        if self.plan.ambush && enters && self.now > self.plan.calm + 500_000 {
+        if self.plan.ambush == Some(Ambush::LateStamp) && enters && self.now > self.plan.calm + 500_000 {
             let after = self.rng.u64(0..20_000);
             self.schedule(after, Event::Ambush);
         }

@@ -65,6 +65,15 @@ pub enum Weather {
     ReplicaDies,
 }
 
+/// Faults that belong together and hardly ever come together by chance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ambush {
+    /// One replica is slow and leaves the set; the moment it enters again, its primary is gone and the others stop.
+    LateStamp,
+    /// The primary restarts empty within milliseconds, while no monitor looks.
+    QuickRestart,
+}
+
 /// The parameters of one run.
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -89,8 +98,8 @@ pub(super) struct Plan {
     pub(super) step_fault: u32,
     /// One publication in so many brings some faults at once; 0: none.
     pub(super) strike: u32,
-    /// One replica is slow and leaves the set; the moment it enters again, its primary is gone and the others stop.
-    pub(super) ambush: bool,
+    /// What is laid in wait beside the random faults.
+    pub(super) ambush: Option<Ambush>,
     /// How often each fault comes, relative to the others ([`super::faults::FAULTS`]).
     pub(super) weights: [u32; super::faults::FAULTS],
 }
@@ -109,7 +118,11 @@ impl Plan {
         for weight in &mut weights {
             *weight *= [0, 0, 1, 1, 4][rng.usize(0..5)];
         }
-        let ambush = rng.u8(0..20) == 0 || flaw == Some(Flaw::EveryFenceIsNew);
+        let ambush = match (rng.u8(0..30), flaw) {
+            (0, _) | (_, Some(Flaw::EveryFenceIsNew)) => Some(Ambush::LateStamp),
+            (1, _) | (_, Some(Flaw::NoRestartGuard)) => Some(Ambush::QuickRestart),
+            (_, _) => None,
+        };
         let storm = weather == Weather::Storm;
         if !storm {
             weights = [0; super::faults::FAULTS];
@@ -131,7 +144,7 @@ impl Plan {
             write_every: [8, 20, 50][rng.usize(0..3)] * MS,
             step_fault: often([0, 0, 40, 12][rng.usize(0..4)]),
             strike: often([0, 12, 3][rng.usize(0..3)]),
-            ambush: ambush && storm,
+            ambush: ambush.filter(|_| storm),
             weights,
         }
     }

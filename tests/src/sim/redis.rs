@@ -25,6 +25,10 @@ impl Bits {
         self.0.iter().all(|word| *word == 0)
     }
 
+    pub(super) fn and(&self, other: &Bits) -> Bits {
+        Bits(self.0.iter().zip(&other.0).map(|(one, other)| one & other).collect())
+    }
+
     pub(super) fn first_not_in(&self, other: &Bits) -> Option<usize> {
         self.0.iter().enumerate().find_map(|(at, word)| {
             let missing = word & !other.0.get(at).copied().unwrap_or(0);
@@ -462,6 +466,7 @@ impl Sim {
             }
             ToReplica::FullSync => self.servers[at].syncing = true,
             ToReplica::Snapshot(data, replid) => {
+                self.judge_snapshot(at, &data);
                 let s = &mut self.servers[at];
                 s.data = *data;
                 (s.replid, s.replid2, s.syncing, s.link_up) = (replid, None, false, true);

@@ -105,7 +105,8 @@ pub(crate) struct Driver {
     reign: Option<i32>,
     leads_since: Option<Time>,
     metrics: Metrics,
-    last_turn: Time,
+    /// When the loop meant to wake at the latest.
+    planned: Time,
     next_beat: Time,
     bad_heartbeats: u64,
 }
@@ -144,7 +145,7 @@ impl Driver {
             reign: None,
             leads_since: None,
             metrics: Metrics::new(),
-            last_turn: Time::ZERO,
+            planned: Time::MAX,
             next_beat: Time::ZERO,
             bad_heartbeats: 0,
         }
@@ -156,9 +157,10 @@ impl Driver {
         for path in self.around.config.zookeeper.path.clone() {
             self.add_service(path, false);
         }
-        self.last_turn = self.around.clock.now();
+        self.next_beat = self.now();
         loop {
-            let wake = self.around.clock.instant(self.deadline());
+            self.planned = self.deadline();
+            let wake = self.around.clock.instant(self.planned);
             let input = tokio::select! {
                 biased;
                 input = inbox.recv() => input,
@@ -187,16 +189,15 @@ impl Driver {
     /// The loop turns at least once a heartbeat, so that a stall of this process shows (R13).
     fn deadline(&self) -> Time {
         let groups = self.services.values().filter_map(|service| service.group.poll_timeout());
-        let lead = self.lead.deadline(self.last_turn);
+        let lead = self.lead.deadline(self.now());
         groups.chain(lead).chain([self.next_beat]).min().unwrap_or_default()
     }
 
     fn notice_stall(&mut self) {
         let now = self.now();
-        let late = now.saturating_sub(self.last_turn + self.heartbeat());
-        self.last_turn = now;
-        // Half of down_after at most: a stall must not look like a server's silence where that limit is the shorter.
-        if late > self.heartbeat().min(self.around.config.detector.down_after / 2) {
+        let late = now.saturating_sub(self.planned);
+        // A quarter of down_after at most: with the age of the last probe, a longer stall could pass for silence.
+        if late > self.heartbeat().min(self.around.config.detector.down_after / 4) {
             warn!(late_ms = late.as_millis() as u64, "this monitor stood still; silence is measured anew");
             self.lead.stalled(now);
             self.all_groups(&Event::Stalled);

@@ -49,19 +49,20 @@ impl Driver {
         self.views.insert(key, task);
     }
 
-    /// The opinions of the other monitors count while the peer's heartbeats come.
+    /// The opinions of the other monitors count while the peer's heartbeats come. One that is registered and has not
+    /// said anything yet does not agree to anything.
     pub(super) fn pass_opinion(&mut self, service: &str) {
-        let alive = self.peer_alive();
-        let said: Vec<&BTreeSet<Endpoint>> = self
-            .opinions
-            .iter()
-            .filter(|((_, about), _)| about == service)
-            .filter_map(|(_, opinion)| opinion.as_ref())
-            .collect();
-        // What every one of them cannot reach.
-        let common = said.split_first().filter(|_| alive).map(|(first, rest)| {
-            first.iter().filter(|addr| rest.iter().all(|other| other.contains(*addr))).cloned().collect()
-        });
+        let about = self.opinions.iter().filter(|((_, about), _)| about == service);
+        let said: Vec<&BTreeSet<Endpoint>> = about.filter_map(|(_, opinion)| opinion.as_ref()).collect();
+        let common = match said.split_first() {
+            _ if !self.peer_alive() || self.others.is_empty() => None,
+            None => Some(BTreeSet::new()),
+            // What every one of them cannot reach.
+            Some((first, rest)) => {
+                let all = |addr: &&Endpoint| rest.iter().all(|other| other.contains(*addr));
+                Some(first.iter().filter(all).cloned().collect())
+            }
+        };
         if self.services.get(service).is_some_and(|s| s.group.view().peer != common) {
             self.group(service, Event::Peer(common));
         }

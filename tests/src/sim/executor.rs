@@ -139,6 +139,7 @@ impl Sim {
                 let seen = self.flawed_look(at, server, *seen);
                 self.order_ends(at, server, Outcome::Done(Some(seen)));
             }
+            FromServer::Loading => self.tidy(at, server, Outcome::Rejected("LOADING".into())),
             FromServer::NilExec => self.tidy(at, server, Outcome::Raced),
             FromServer::Rejected(why) => self.tidy(at, server, Outcome::Rejected(why.into())),
             FromServer::Tidied => {

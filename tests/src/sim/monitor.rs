@@ -77,7 +77,8 @@ pub(super) struct Monitor {
     pub(super) group: Group,
     pub(super) lead: Lead,
     pub(super) reign: Option<i32>,
-    last_turn: Us,
+    /// When the loop meant to wake at the latest.
+    planned: Us,
     next_beat: Us,
     wake: Us,
     beat: u64,
@@ -107,7 +108,7 @@ impl Monitor {
             group: Group::new(name.into(), plan.limits.clone()),
             lead: Lead::new(record, plan.heartbeat, Peer::Active),
             reign: None,
-            last_turn: 0,
+            planned: Us::MAX,
             next_beat: 0,
             wake: Us::MAX,
             beat: 0,
@@ -152,7 +153,7 @@ impl Sim {
         )
         .first(at == 0);
         (new.up, new.life, new.stall) = (true, life, self.monitors[at].stall);
-        (new.started, new.last_turn, new.next_beat) = (self.now, self.now, self.now);
+        (new.started, new.next_beat) = (self.now, self.now);
         self.monitors[at] = new;
         say!(self, "m{at} starts");
         if self.flaw == Some(Flaw::AlwaysLeads) {
@@ -275,10 +276,11 @@ impl Sim {
     fn set_wake(&mut self, at: usize) {
         let m = &self.monitors[at];
         let group = m.group.poll_timeout().map(|time| m.moment(time));
-        let lead = m.lead.deadline(m.time(m.last_turn)).map(|time| m.moment(time));
+        let lead = m.lead.deadline(m.time(self.now)).map(|time| m.moment(time));
         let due = [group, lead, Some(m.next_beat)].into_iter().flatten().min().unwrap_or(m.next_beat);
         let due = due.max(self.now);
-        if due < m.wake {
+        self.monitors[at].planned = due;
+        if due < self.monitors[at].wake {
             self.monitors[at].wake = due;
             self.start(at, due - self.now, Timer::Loop);
         }
@@ -288,9 +290,8 @@ impl Sim {
         let heartbeat = self.plan.heartbeat.as_micros() as Us;
         let down_after = self.plan.limits.down_after.as_micros() as Us;
         let m = &mut self.monitors[at];
-        let late = self.now.saturating_sub(m.last_turn + heartbeat);
-        m.last_turn = self.now;
-        if late > heartbeat.min(down_after / 2) {
+        let late = self.now.saturating_sub(m.planned);
+        if late > heartbeat.min(down_after / 4) {
             let time = m.time(self.now);
             m.lead.stalled(time);
             say!(self, "m{at} notices that it stood still");
@@ -484,8 +485,9 @@ impl Sim {
 
     pub(super) fn pass_opinion(&mut self, at: usize) {
         let m = &self.monitors[at];
-        let said = m.peer_says.as_ref().filter(|_| m.pair.alive && m.peer_there);
-        let said: Option<BTreeSet<Endpoint>> = said.map(|said| (**said).clone());
+        // One that is there and has not said anything yet does not agree to anything.
+        let said = m.peer_says.as_ref().map(|said| (**said).clone()).unwrap_or_default();
+        let said: Option<BTreeSet<Endpoint>> = (m.pair.alive && m.peer_there).then_some(said);
         if m.group.view().peer != said {
             self.group_event(at, GroupEvent::Peer(said));
         }

@@ -1,11 +1,12 @@
 //! The probe of one server by one monitor, as `monitor/src/backend.rs` runs it: attempts every 50 ms while there is no
 //! connection, a question every ping interval or at once, and a new connection where one is silent.
 
-use failover::Event as GroupEvent;
+use failover::{Event as GroupEvent, Trouble};
 
 use super::kernel::{MS, Sim, Us};
 use super::monitor::{Timer, period};
 use super::net::{Body, ConnId, Node, OPENER, Purpose};
+use super::plan::Flaw;
 use super::redis::{FromServer, ToServer};
 
 /// Between two attempts to connect.
@@ -16,7 +17,7 @@ pub(super) struct Probe {
     /// Grows with every connection and every wait, so that old timers are known.
     serial: u32,
     attempts: Vec<ConnId>,
-    link: Option<(ConnId, String)>,
+    link: Option<ConnId>,
     asked: bool,
     wanted: bool,
     due: Us,
@@ -76,10 +77,20 @@ impl Sim {
             }
             return;
         }
-        if probe.link.as_ref().is_none_or(|(link, _)| *link != conn) {
+        if probe.link != Some(conn) {
             return;
         }
         match body {
+            Body::FromServer(FromServer::Loading) => {
+                let now = self.now;
+                let probe = self.probe(at, server);
+                (probe.asked, probe.heard) = (false, now);
+                let again = probe.wanted;
+                self.group_input(at, GroupEvent::Troubled(addr, Trouble::Loading));
+                if again {
+                    self.ask(at, server);
+                }
+            }
             Body::FromServer(FromServer::Probed { asked, seen }) => {
                 let now = self.now;
                 let probe = self.probe(at, server);
@@ -103,17 +114,20 @@ impl Sim {
         let others: Vec<ConnId> =
             std::mem::take(&mut probe.attempts).into_iter().filter(|attempt| *attempt != conn).collect();
         probe.serial += 1;
-        (probe.link, probe.asked, probe.heard) = (Some((conn, run_id)), false, now);
+        (probe.link, probe.asked, probe.heard) = (Some(conn), false, now);
         others.into_iter().for_each(|other| self.close(other, OPENER));
         let addr = self.servers[server].addr.clone();
-        self.group_input(at, GroupEvent::Opened(addr));
+        self.group_input(at, GroupEvent::Opened(addr.clone()));
+        if self.flaw != Some(Flaw::AnyRunId) {
+            self.group_input(at, GroupEvent::Greeted(addr, run_id));
+        }
         self.ask(at, server);
         self.watch_silence(at, server);
     }
 
     fn probe_closed(&mut self, at: usize, server: usize) {
         let probe = self.probe(at, server);
-        let Some((conn, _)) = probe.link.take() else { return };
+        let Some(conn) = probe.link.take() else { return };
         probe.serial += 1;
         let serial = probe.serial;
         self.close(conn, OPENER);
@@ -126,11 +140,11 @@ impl Sim {
     fn ask(&mut self, at: usize, server: usize) {
         let (now, after) = (self.now, period(self.plan.limits.ping_interval));
         let probe = self.probe(at, server);
-        let Some((conn, _)) = &probe.link else { return };
+        let Some(conn) = probe.link else { return };
         if probe.asked {
             return;
         }
-        let (conn, serial) = (*conn, probe.serial);
+        let serial = probe.serial;
         (probe.asked, probe.wanted, probe.due) = (true, false, now + after);
         self.send(conn, OPENER, Body::ToServer(ToServer::Probe { asked: now }));
         self.start(at, after, Timer::ProbeDue { server, serial });

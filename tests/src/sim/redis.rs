@@ -111,6 +111,7 @@ pub(super) struct Server {
     /// The last snapshot on disk, and its replication id.
     disk: Option<(Data, u32)>,
     pub(super) keeps: Keeps,
+    loading_until: Us,
     pub(super) master: bool,
     pub(super) source: Option<usize>,
     link: Option<ConnId>,
@@ -152,6 +153,8 @@ pub(super) enum FromServer {
     Executed(Box<Observation>),
     NilExec,
     Rejected(&'static str),
+    /// It reads its data from disk, and answers nothing else.
+    Loading,
     Tidied,
     /// The script ran; the stream stands here.
     Written(u64),
@@ -194,6 +197,7 @@ impl Server {
             data: Data::default(),
             disk: None,
             keeps: Keeps::Nothing,
+            loading_until: 0,
             master: at == 0,
             source: (at > 0).then_some(0),
             link: None,
@@ -296,6 +300,9 @@ impl Sim {
             None => {}
         }
         *s = new;
+        if length > 0 && self.rng.bool() {
+            self.servers[at].loading_until = self.now + self.rng.u64(1..400) * MS;
+        }
         self.oracle.dirty = true;
         say!(self, "s{at}.{run} starts with {length} entries");
         self.server_starts(at);
@@ -399,6 +406,9 @@ impl Sim {
             return;
         }
         let limit = self.plan.repl_timeout;
+        if self.now < s.loading_until {
+            return self.schedule(self.plan.cron, Event::Cron { server: at, run });
+        }
         let (link, link_up, offset) = (s.link, s.link_up, s.offset());
         self.schedule(self.plan.cron, Event::Cron { server: at, run });
         if let Some(conn) = link {
@@ -497,6 +507,13 @@ impl Sim {
 
     pub(super) fn server_request(&mut self, conn: ConnId, request: ToServer) {
         let Node::Server(at) = self.net.conns[conn].ends[ACCEPTOR] else { return };
+        if self.now < self.servers[at].loading_until {
+            return match request {
+                ToServer::Psync { .. } | ToServer::Ack(_) => self.close(conn, ACCEPTOR),
+                ToServer::Tidy { .. } => self.answer(conn, FromServer::Tidied),
+                _ => self.answer(conn, FromServer::Loading),
+            };
+        }
         match request {
             ToServer::Probe { asked } => {
                 let seen = Box::new(self.observe(at));

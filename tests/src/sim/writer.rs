@@ -126,7 +126,9 @@ impl Sim {
                 self.writers[at].link = Some((conn, view, step));
                 self.send(conn, OPENER, Body::ToServer(ToServer::Poll));
             }
-            (Step::Writing, Body::FromServer(FromServer::NotWritten)) => self.ready(at, conn, view),
+            (Step::Writing, Body::FromServer(FromServer::NotWritten | FromServer::Loading)) => {
+                self.ready(at, conn, view)
+            }
             (Step::Confirming { needed }, Body::FromServer(FromServer::Polled { rows, fence, master })) => {
                 self.polled(at, conn, view, needed, &rows, fence, master);
             }

@@ -24,8 +24,9 @@ fn run_with(program: &str, text: &str) -> (i32, String) {
 }
 
 /// Every key that has a form, with a value that has it not; the line number is that of the key.
-const WRONG_VALUES: [(&str, &str, &str); 38] = [
+const WRONG_VALUES: [(&str, &str, &str); 39] = [
     ("zookeeper", "hosts", "nowhere:port"),
+    ("zookeeper", "hosts", "nowhere"),
     ("zookeeper", "path", "no/slash"),
     ("zookeeper", "discover", "/"),
     ("zookeeper", "state_root", "relative"),

@@ -8,7 +8,7 @@ use topology::{Endpoint, ZnodePath};
 /// The servers of a ZooKeeper ensemble, and the folder in it that is taken for the root.
 ///
 /// ```
-/// let ensemble: settings::Ensemble = "10.0.0.1, [::1]:2182/prod".parse().unwrap();
+/// let ensemble: settings::Ensemble = "10.0.0.1:2181, [::1]:2182/prod".parse().unwrap();
 /// assert_eq!(ensemble.to_string(), "10.0.0.1:2181,[::1]:2182/prod");
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct Ensemble {
 
 /// Why a text names no ensemble.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
+#[error("expected host:port,host:port,... and perhaps a /chroot; {0}")]
 pub struct EnsembleError(String);
 
 impl Ensemble {
@@ -40,14 +40,14 @@ impl FromStr for Ensemble {
     fn from_str(text: &str) -> Result<Self, EnsembleError> {
         let wrong = |why: &dyn fmt::Display| EnsembleError(why.to_string());
         if text.contains("://") {
-            return Err(wrong(&"host:port without a scheme; TLS comes with a later version"));
+            return Err(wrong(&"no scheme goes before it (TLS comes with a later version)"));
         }
         let (hosts, chroot) = match text.find('/') {
             Some(at) => (&text[..at], Some(&text[at..])),
             None => (text, None),
         };
-        let hosts: Result<Vec<Endpoint>, _> = hosts.split(',').map(host).collect();
-        let hosts = hosts.map_err(|e| wrong(&e))?;
+        let hosts: Result<Vec<Endpoint>, EnsembleError> = hosts.split(',').map(host).collect();
+        let hosts = hosts?;
         let chroot = match chroot {
             None | Some("/") => None,
             Some(_) if text.contains(",") && text.find('/') < text.rfind(',') => {
@@ -59,12 +59,12 @@ impl FromStr for Ensemble {
     }
 }
 
-/// One server; ZooKeeper's port, 2181, may be left out.
-fn host(text: &str) -> Result<Endpoint, topology::EndpointError> {
-    let text = text.trim();
-    match text.parse() {
-        Ok(endpoint) => Ok(endpoint),
-        Err(error) => format!("{text}:2181").parse().map_err(|_| error),
+/// One server. A port that is left out is refused rather than guessed: `hosts = zk1, zk2` in a file is more often a
+/// slip than a wish for 2181.
+fn host(text: &str) -> Result<Endpoint, EnsembleError> {
+    match text.trim() {
+        "" => Err(EnsembleError("a server is missing before or behind a comma".to_owned())),
+        text => text.parse().map_err(|e: topology::EndpointError| EnsembleError(e.to_string())),
     }
 }
 
@@ -88,17 +88,49 @@ mod tests {
     fn ensembles() {
         for (text, shown) in [
             ("127.0.0.1:2181", "127.0.0.1:2181"),
-            ("localhost", "localhost:2181"),
-            ("a:1,b:2 , c:3", "a:1,b:2,c:3"),
+            ("localhost:2181", "localhost:2181"),
+            ("a:1,b:2 , c:65535", "a:1,b:2,c:65535"),
             ("a:1,b:2/x/y", "a:1,b:2/x/y"),
             ("a:1/", "a:1"),
-            ("[::1]", "[::1]:2181"),
+            ("[::1]:2181,[2001:db8::2]:1/prod", "[::1]:2181,[2001:db8::2]:1/prod"),
         ] {
             assert_eq!(text.parse::<Ensemble>().map(|e| e.to_string()), Ok(shown.to_string()), "{text}");
         }
-        for text in ["", ",", "a:1,", "a:0", "a:x", "a b", "a:1/x,b:2", "a:1/x/", "a:1//", "tcp://a:1", "::1"]
-        {
-            assert!(text.parse::<Ensemble>().is_err(), "{text}");
+    }
+
+    #[test]
+    fn no_ensembles() {
+        const PORT: &str = "the port is not a number from 1 to 65535";
+        const COMMA: &str = "a server is missing before or behind a comma";
+        for (text, why) in [
+            ("", COMMA),
+            (",", COMMA),
+            ("a:1,", COMMA),
+            ("a:1,,b:2", COMMA),
+            ("/x", COMMA),
+            ("nowhere", "`nowhere` is not host:port: the port is missing"),
+            ("a:1,nowhere/x", "`nowhere` is not host:port: the port is missing"),
+            ("[::1]", PORT),
+            ("a:0", PORT),
+            ("a:70000", PORT),
+            ("a:-1", PORT),
+            ("a:x", PORT),
+            ("a:", PORT),
+            (":2181", "neither an IP address nor a host name"),
+            ("a b:1", "neither an IP address nor a host name"),
+            ("1.2.3:1", "neither an IP address nor a host name"),
+            ("::1:2181", "an IPv6 address needs brackets"),
+            ("[::1:2181", "`[` without `]`"),
+            ("[a]:2181", "no IPv6 address in the brackets"),
+            ("a:1/x,b:2", "the chroot stands once, behind the last server"),
+            ("a:1/x,b:2/x", "the chroot stands once, behind the last server"),
+            ("a:1/x/", ""),
+            ("a:1//", ""),
+            ("tcp://a:1", "no scheme goes before it"),
+        ] {
+            let error = text.parse::<Ensemble>().expect_err(text).to_string();
+            assert!(error.starts_with("expected host:port,host:port,... and perhaps a /chroot; "), "{error}");
+            assert!(error.contains(why), "{text}: {error}");
         }
     }
 }

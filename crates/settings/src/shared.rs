@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn zookeeper_defaults_and_values() {
-        let (minimal, problems) = read("[zookeeper]\nhosts = 127.0.0.1", ZookeeperSettings::read);
+        let (minimal, problems) = read("[zookeeper]\nhosts = 127.0.0.1:2181", ZookeeperSettings::read);
         let minimal = minimal.unwrap();
         assert_eq!(problems, [""; 0]);
         assert_eq!(minimal.hosts, "127.0.0.1:2181");
@@ -304,7 +304,11 @@ mod tests {
             ("", "f:1: [zookeeper] hosts = : missing; for example 127.0.0.1:2181"),
             (
                 "hosts = a:0",
-                "f:2: [zookeeper] hosts = a:0: `a:0` is not host:port: the port is not a number from 1",
+                "f:2: [zookeeper] hosts = a:0: expected host:port,host:port,... and perhaps a /chroot; `a:0` is not",
+            ),
+            (
+                "hosts = nowhere",
+                "f:2: [zookeeper] hosts = nowhere: expected host:port,host:port,... and perhaps a /chroot; `nowhere`",
             ),
             (
                 "hosts = a:1\npath = /a/x,/b/x",

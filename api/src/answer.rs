@@ -30,10 +30,11 @@ pub(crate) fn text(status: StatusCode, kind: &'static str, body: impl Into<Body>
 
 /// Marks an answer as given by this view's primary under its epoch.
 pub(crate) fn under(mut response: Response<Body>, view: &View, durability: &'static str) -> Response<Body> {
-    let [primary, epoch] = view.headers.clone();
     let headers = response.headers_mut();
-    headers.insert(PRIMARY, primary);
-    headers.insert(EPOCH, epoch);
+    headers.insert(PRIMARY, view.primary_header.clone());
+    if let Some(epoch) = view.epoch_header.clone() {
+        headers.insert(EPOCH, epoch);
+    }
     headers.insert(DURABILITY, HeaderValue::from_static(durability));
     response
 }

@@ -59,7 +59,7 @@ fn main() -> ExitCode {
     let mut config = match Config::load(&arguments.file) {
         Ok(config) => config,
         Err(problems) => {
-            eprintln!("{problems}");
+            eprintln!("{}", problems.first());
             return ExitCode::from(2);
         }
     };

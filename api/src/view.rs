@@ -45,8 +45,10 @@ pub(crate) struct View {
     pub(crate) in_sync: Vec<InSync>,
     /// Every other member, usable or not.
     pub(crate) replicas: Vec<Endpoint>,
-    /// The primary and the epoch as they stand in every answer.
-    pub(crate) headers: [HeaderValue; 2],
+    /// The primary as it stands in every answer.
+    pub(crate) primary_header: HeaderValue,
+    /// The epoch likewise. By path there is none: an epoch comes with one primary, and an edit by hand can name another.
+    pub(crate) epoch_header: Option<HeaderValue>,
 }
 
 impl View {
@@ -66,7 +68,8 @@ impl View {
             source: Source::State,
             epoch: state.epoch,
             promoted: state.promoted,
-            headers: headers(&state.primary.addr, state.epoch),
+            primary_header: header(&state.primary.addr),
+            epoch_header: Some(HeaderValue::from(state.epoch)),
             primary: state.primary.addr,
             run_id: state.primary.run_id,
             in_sync: state.in_sync,
@@ -79,7 +82,8 @@ impl View {
             source: Source::Path,
             epoch: 0,
             promoted: 0,
-            headers: headers(&topology.primary, 0),
+            primary_header: header(&topology.primary),
+            epoch_header: None,
             primary: topology.primary,
             run_id: String::new(),
             in_sync: Vec::new(),
@@ -89,9 +93,8 @@ impl View {
 }
 
 /// An endpoint is letters, digits and a few signs, so the text is always a header value.
-fn headers(primary: &Endpoint, epoch: u64) -> [HeaderValue; 2] {
-    let primary = HeaderValue::try_from(primary.to_string());
-    [primary.unwrap_or(HeaderValue::from_static("")), HeaderValue::from(epoch)]
+fn header(primary: &Endpoint) -> HeaderValue {
+    HeaderValue::try_from(primary.to_string()).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// What came of a content.
@@ -208,7 +211,10 @@ mod tests {
         let Taken::New(view) = take(&mut Views::default(), &record(7, 5, "b:1", &["a:1"])) else { panic!() };
         assert_eq!((view.epoch, view.source), (7, Source::State));
         assert_eq!(view.members().map(ToString::to_string).collect::<Vec<_>>(), ["b:1", "a:1", "c:1"]);
-        assert_eq!(view.headers.each_ref().map(|h| h.to_str().unwrap()), ["b:1", "7"]);
+        assert_eq!(
+            (&view.primary_header, view.epoch_header.as_ref()),
+            (&"b:1".parse().unwrap(), Some(&7.into()))
+        );
         let at = |text: &str| text.parse().unwrap();
         assert!(view.is_primary(&at("b:1"), "pb:1"));
         assert!(!view.is_primary(&at("b:1"), "another"));
@@ -251,6 +257,7 @@ mod tests {
         assert!(matches!(views.path(None), Taken::Refused(_)));
         let Taken::New(view) = views.path(announced) else { panic!() };
         assert_eq!((view.epoch, view.source, view.run_id.as_str()), (0, Source::Path, ""));
+        assert_eq!(view.epoch_header, None, "two primaries may come by path");
         assert!(view.is_primary(&"a:1".parse().unwrap(), "anybody"));
         assert_eq!(views.path(announced), Taken::Same);
         assert!(matches!(views.path(Some(b"x")), Taken::Refused(_)));

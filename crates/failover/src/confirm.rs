@@ -43,6 +43,56 @@ pub fn confirmed(
     }
 }
 
+/// R6: whether a group whose set is this takes writes that every replica in sync is to have. With fewer than
+/// `min_in_sync` it does not, which is a definite failure; the set may grow again.
+pub fn admits(in_sync: &[InSync], min_in_sync: u32) -> bool {
+    u32::try_from(in_sync.len()).unwrap_or(u32::MAX) >= min_in_sync
+}
+
+/// What a primary said about itself after a write, on the connection that wrote: `ROLE`, `WAIT`, `ROLE`, `GET fence`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look<'a> {
+    /// The stream's offset, by the first ROLE: the write lies at or before it. `None`: the server is a replica.
+    pub offset: Option<u64>,
+    /// Whether WAIT gave a number. Anything else, such as UNBLOCKED, says that the role changed meanwhile.
+    pub waited: bool,
+    /// Who is attached and has acknowledged how much, by the second ROLE. `None`: the server is a replica.
+    pub replicas: Option<&'a [(String, u64)]>,
+    /// The fence key, read last.
+    pub fence: Option<u64>,
+}
+
+/// What is to be done after a [`Look`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Every replica in sync has it: acknowledge.
+    Acknowledge,
+    /// Not yet: WAIT for so many replicas, then look again, with the same `needed`.
+    WaitFor(usize),
+    /// It cannot be confirmed under this epoch, or not here: indeterminate, to be settled (R17). A read that was to
+    /// be confirmed is simply asked again.
+    Settle,
+}
+
+/// R3: whether what was written at or before `needed` may be acknowledged in `epoch`, of which the replicas in sync
+/// are these. `needed` is the offset of the *first* look after the write.
+///
+/// The next WAIT is for one replica more than have it now, and for the whole set at least: a stranger that has it
+/// would else answer at once, again and again, for the one that does not.
+pub fn judge(in_sync: &[InSync], epoch: u64, needed: u64, look: &Look<'_>) -> Next {
+    let (Some(_), true, Some(replicas)) = (look.offset, look.waited, look.replicas) else {
+        return Next::Settle;
+    };
+    match confirmed(in_sync, needed, replicas, look.fence, epoch) {
+        Confirmation::Confirmed => Next::Acknowledge,
+        Confirmation::Fenced => Next::Settle,
+        Confirmation::Behind(_) => {
+            let have_it = replicas.iter().filter(|(_, offset)| *offset >= needed).count();
+            Next::WaitFor(in_sync.len().max(have_it + 1))
+        }
+    }
+}
+
 /// What an error reply says about the write that it answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
@@ -95,6 +145,16 @@ pub enum Durability {
     Sync,
     /// The primary has it.
     Async,
+}
+
+impl Durability {
+    /// The word for it in files, headers and answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Durability::Sync => "sync",
+            Durability::Async => "async",
+        }
+    }
 }
 
 /// What became of a batch whose answer never came.
@@ -179,6 +239,76 @@ mod tests {
             let role = [row(1, 100)];
             assert_eq!(confirmed(&[replica(1)], 1, &role, fence, 7), Confirmation::Fenced, "{fence:?}");
             assert_eq!(confirmed(&[], 1, &[], fence, 7), Confirmation::Fenced, "{fence:?}");
+        }
+    }
+
+    #[test]
+    fn fewer_than_min_in_sync_take_no_writes() {
+        let set = [replica(1), replica(2)];
+        let rows = [
+            (0, 0, true),
+            (0, 1, false),
+            (1, 0, true),
+            (1, 1, true),
+            (1, 2, false),
+            (2, 2, true),
+            (2, 3, false),
+        ];
+        for (size, min_in_sync, expected) in rows {
+            assert_eq!(admits(&set[..size], min_in_sync), expected, "{size} of {min_in_sync}");
+        }
+    }
+
+    #[test]
+    fn what_follows_a_look() {
+        let set = [replica(1), replica(2)];
+        let all = [row(1, 100), row(2, 100)];
+        let one = [row(1, 100), row(2, 99)];
+        let stranger = [row(1, 100), row(3, 100), row(4, 100)];
+        let good = Look { offset: Some(100), waited: true, replicas: Some(&all), fence: Some(7) };
+        let rows = [
+            (good, Next::Acknowledge),
+            // Later looks have a higher offset; what was needed at first is what counts.
+            (Look { offset: Some(500), ..good }, Next::Acknowledge),
+            (Look { replicas: Some(&one), ..good }, Next::WaitFor(2)),
+            (Look { replicas: Some(&[]), ..good }, Next::WaitFor(2)),
+            // The strangers would answer a WAIT for two, or for three, at once.
+            (Look { replicas: Some(&stranger), ..good }, Next::WaitFor(4)),
+            (Look { waited: false, ..good }, Next::Settle),
+            (Look { offset: None, ..good }, Next::Settle),
+            (Look { replicas: None, ..good }, Next::Settle),
+            (Look { fence: None, ..good }, Next::Settle),
+            (Look { fence: Some(6), ..good }, Next::Settle),
+            (Look { fence: Some(8), ..good }, Next::Settle),
+            (Look { fence: Some(8), replicas: Some(&one), ..good }, Next::Settle),
+        ];
+        for (look, expected) in rows {
+            assert_eq!(judge(&set, 7, 100, &look), expected, "{look:?}");
+        }
+        let alone = Look { replicas: Some(&[]), ..good };
+        assert_eq!(judge(&[], 7, 100, &alone), Next::Acknowledge, "nobody else has to have it");
+        assert_eq!(judge(&[], 7, 100, &Look { fence: Some(8), ..alone }), Next::Settle);
+    }
+
+    /// Every set of up to three, each replica absent, behind, at or beyond the offset, strangers beside them.
+    #[test]
+    fn nothing_is_acknowledged_that_a_replica_in_sync_lacks() {
+        let seen = [None, Some(99), Some(100), Some(101)];
+        for (size, case) in (0..=3_u16).flat_map(|size| (0..4_usize.pow(4)).map(move |case| (size, case))) {
+            let at = |port: u16| seen[case / 4_usize.pow(u32::from(port)) % 4];
+            let set: Vec<_> = (0..size).map(replica).collect();
+            let role: Vec<_> = (0..4).filter_map(|port| Some(row(port, at(port)?))).collect();
+            let look = Look { offset: Some(100), waited: true, replicas: Some(&role), fence: Some(7) };
+            let all_have_it = (0..size).all(|port| at(port) >= Some(100));
+            match judge(&set, 7, 100, &look) {
+                Next::Acknowledge => assert!(all_have_it, "{set:?} {role:?}"),
+                Next::WaitFor(replicas) => {
+                    assert!(!all_have_it, "{set:?} {role:?}");
+                    let have_it = role.iter().filter(|(_, offset)| *offset >= 100).count();
+                    assert!(replicas > have_it && replicas >= set.len(), "such a WAIT would not wait");
+                }
+                Next::Settle => panic!("{set:?} {role:?}"),
+            }
         }
     }
 

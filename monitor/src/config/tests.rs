@@ -194,10 +194,10 @@ fn what_must_hold_between_keys() {
     );
     let twice = with("[failover]\npriority.A:1 = 1\npriority.a:1 = 2\n").unwrap_err().to_string();
     assert!(twice.ends_with("the same server has another priority"), "{twice}");
-    let none = parse("[zookeeper]\nhosts = a\n").unwrap_err().to_string();
+    let none = parse("[zookeeper]\nhosts = a:1\n").unwrap_err().to_string();
     assert!(none.starts_with("m.ini:1: [zookeeper] path = : missing; for example"), "{none}");
-    assert!(parse("[zookeeper]\nhosts = a\ndiscover = /all\n").is_ok());
-    let same = parse("[zookeeper]\nhosts = a\npath = /a/x,/b/x\n").unwrap_err().to_string();
+    assert!(parse("[zookeeper]\nhosts = a:1\ndiscover = /all\n").is_ok());
+    let same = parse("[zookeeper]\nhosts = a:1\npath = /a/x,/b/x\n").unwrap_err().to_string();
     assert!(same.contains("/a/x and /b/x would both be called `x`"), "{same}");
 }
 

@@ -9,6 +9,8 @@ mod pairing;
 mod services;
 mod session;
 mod show;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,7 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 use topology::zookeeper::{PublishError, Seen, Session, Store, Versioned};
-use topology::{Endpoint, Layout, LeaderRecord, MonitorRecord};
+use topology::{Endpoint, Layout, LeaderRecord, MonitorRecord, ZnodePath};
 use tracing::{info, warn};
 
 use crate::admin::Question;
@@ -30,19 +32,14 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::publisher::Publisher;
-use crate::service::{Service, Surroundings, forward};
+use crate::quiet::Quiet;
+use crate::service::{Service, ServiceId, Surroundings, forward};
 
 /// Everything that can happen.
 #[derive(Debug)]
 pub(crate) enum Input {
     /// Something about one service.
-    Group(String, Event),
-    /// A probe was answered after so long.
-    Probed(Duration),
-    /// A server refused us with these words.
-    Words(String, Endpoint, String),
-    /// An order was carried out.
-    Acted(String, Order),
+    Service(ServiceId, About),
     /// Heartbeats and states of the pair.
     Pair(PairEvent),
     /// The ZooKeeper session changed.
@@ -61,10 +58,8 @@ pub(crate) enum Input {
     Beat(String, Option<(String, u64)>),
     /// The monitors that are there.
     Monitors(Vec<String>),
-    /// What a monitor thinks of a service's backends.
-    Opinion(String, String, Option<BTreeSet<Endpoint>>),
-    /// An opinion of ours was written, or could not be.
-    OpinionWritten(String, bool),
+    /// The znode of another monitor was read.
+    Fellow(String, MonitorRecord),
     /// The services below `discover`.
     Discovered(Vec<String>),
     /// Admin HTTP asks.
@@ -73,6 +68,25 @@ pub(crate) enum Input {
     Stop,
     /// SIGHUP.
     Reload,
+}
+
+/// What can happen to one service.
+#[derive(Debug)]
+pub(crate) enum About {
+    /// Something that the core must know.
+    Event(Event),
+    /// A probe of this server was answered after so long.
+    Probed(Endpoint, Duration),
+    /// A server refused us with these words.
+    Words(Endpoint, String),
+    /// An order was carried out.
+    Acted(Order),
+    /// The publication of this epoch failed.
+    NotPublished(u64, PublishError),
+    /// What a monitor thinks of the backends.
+    Opinion(String, Option<BTreeSet<Endpoint>>),
+    /// An opinion of ours was written, or could not be.
+    OpinionWritten(bool),
 }
 
 /// Why the loop ended.
@@ -94,17 +108,26 @@ pub(crate) struct Driver {
     pair: Option<Handle>,
     lead: Lead,
     services: BTreeMap<String, Service>,
+    /// Services that there were so far.
+    incarnations: u64,
+    /// Discovered ones whose name is taken.
+    ignored: BTreeSet<ZnodePath>,
     /// The other monitors that are there.
     others: Vec<String>,
+    /// What the other monitors say of themselves.
+    fellows: BTreeMap<String, MonitorRecord>,
     opinions: BTreeMap<(String, String), Option<BTreeSet<Endpoint>>>,
     views: BTreeMap<(String, String), JoinHandle<()>>,
     holder: Option<(String, JoinHandle<()>)>,
     session: Option<Session>,
+    /// Since when ZooKeeper does not answer, if it ever did.
+    store_lost: Option<Time>,
     registered: Option<u64>,
     name_taken: Option<(MonitorRecord, Time)>,
     reign: Option<i32>,
     leads_since: Option<Time>,
     metrics: Metrics,
+    quiet: Quiet,
     /// When the loop meant to wake at the latest.
     planned: Time,
     next_beat: Time,
@@ -135,16 +158,21 @@ impl Driver {
             record,
             pair,
             services: BTreeMap::new(),
+            incarnations: 0,
+            ignored: BTreeSet::new(),
             others: Vec::new(),
+            fellows: BTreeMap::new(),
             opinions: BTreeMap::new(),
             views: BTreeMap::new(),
             holder: None,
             session: None,
+            store_lost: None,
             registered: None,
             name_taken: None,
             reign: None,
             leads_since: None,
             metrics: Metrics::new(),
+            quiet: Quiet::default(),
             planned: Time::MAX,
             next_beat: Time::ZERO,
             bad_heartbeats: 0,
@@ -237,20 +265,7 @@ impl Driver {
 
     fn take(&mut self, input: Input) {
         match input {
-            Input::Group(name, event) => {
-                self.tell(&name, &event);
-                self.group(&name, event);
-            }
-            Input::Probed(took) => self.metrics.probe_seconds.observe(took.as_secs_f64()),
-            Input::Words(name, addr, words) => {
-                if let Some(service) = self.services.get_mut(&name)
-                    && service.words.get(&addr) != Some(&words)
-                {
-                    warn!(service = name, backend = %addr, "{words}");
-                    service.words.insert(addr, words);
-                }
-            }
-            Input::Acted(name, order) => services::acted(&name, &order),
+            Input::Service(id, about) => self.about(&id, about),
             Input::Pair(event) => self.pair_event(event),
             Input::Session(session) => self.session_changed(session),
             Input::Registered(generation) => self.now_registered(generation),
@@ -277,16 +292,10 @@ impl Driver {
                 }
             }
             Input::Monitors(names) => self.monitors(&names),
-            Input::Opinion(monitor, service, unreachable) => {
-                self.opinions.insert((monitor, service.clone()), unreachable);
-                self.pass_opinion(&service);
-            }
-            Input::OpinionWritten(name, written) => {
-                if let Some(service) = self.services.get_mut(&name) {
-                    service.writes_opinion = false;
-                    service.opinion = service.opinion.take().filter(|_| written);
+            Input::Fellow(name, record) => {
+                if self.others.contains(&name) {
+                    self.fellows.insert(name, record);
                 }
-                self.write_opinion(&name);
             }
             Input::Discovered(names) => self.discovered(&names),
             Input::Ask(question, answer) => {

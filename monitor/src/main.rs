@@ -14,6 +14,7 @@ mod driver;
 mod fault;
 mod metrics;
 mod publisher;
+mod quiet;
 mod redis;
 mod service;
 mod status;
@@ -149,6 +150,8 @@ async fn lead(config: Arc<Config>) -> ExitCode {
         instance: instance.0.iter().map(|byte| format!("{byte:02x}")).collect(),
         host: host(),
         admin: Some(config.admin.announce.clone()),
+        role: Some(config.role_word().to_owned()),
+        version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         beat: 0,
     };
     info!(

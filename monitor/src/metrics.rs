@@ -1,27 +1,29 @@
 //! What the monitor counts, in Prometheus' words (docs: README, "Metrics").
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use failover::Timeline;
+use failover::{Time, Timeline};
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use topology::Endpoint;
 
 /// About one service.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct OfService {
-    pub(crate) service: String,
+struct OfService {
+    service: String,
 }
 
 /// About one server.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct OfBackend {
-    pub(crate) service: String,
-    pub(crate) backend: String,
+struct OfBackend {
+    service: String,
+    backend: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -36,7 +38,14 @@ struct OfPhase {
     phase: String,
 }
 
-type Seconds = Family<OfPhase, Histogram, fn() -> Histogram>;
+type Seconds<Of> = Family<Of, Histogram, fn() -> Histogram>;
+
+/// The series that exist of one service, to be removed with it.
+#[derive(Default)]
+struct Known {
+    backends: BTreeSet<Endpoint>,
+    reasons: BTreeSet<String>,
+}
 
 /// All metrics of one monitor.
 pub(crate) struct Metrics {
@@ -44,16 +53,24 @@ pub(crate) struct Metrics {
     pub(crate) active: Gauge,
     pub(crate) zookeeper_connected: Gauge,
     pub(crate) peer_up: Gauge,
-    pub(crate) backend_up: Family<OfBackend, Gauge>,
-    pub(crate) lag: Family<OfBackend, Gauge>,
-    pub(crate) epoch: Family<OfService, Gauge>,
-    pub(crate) in_sync: Family<OfService, Gauge>,
-    pub(crate) damaged: Family<OfService, Counter>,
     pub(crate) ignored_services: Counter,
     pub(crate) bad_heartbeats: Gauge<u64, AtomicU64>,
-    pub(crate) probe_seconds: Histogram,
+    backend_up: Family<OfBackend, Gauge>,
+    lag: Family<OfBackend, Gauge>,
+    epoch: Family<OfService, Gauge>,
+    in_sync: Family<OfService, Gauge>,
+    damaged: Family<OfService, Counter>,
+    probe_seconds: Seconds<OfBackend>,
     failovers: Family<OfReason, Counter>,
-    failover_seconds: Seconds,
+    failover_seconds: Seconds<OfPhase>,
+    known: BTreeMap<String, Known>,
+}
+
+/// The phases of a failover, in their order.
+const PHASES: [&str; 5] = ["detected", "decided", "published", "promoted", "announced"];
+
+fn probe_histogram() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_05, 2.0, 14))
 }
 
 fn phase_histogram() -> Histogram {
@@ -74,7 +91,8 @@ impl Metrics {
             damaged: Family::default(),
             ignored_services: Counter::default(),
             bad_heartbeats: Gauge::default(),
-            probe_seconds: Histogram::new(exponential_buckets(0.000_05, 2.0, 14)),
+            probe_seconds: Seconds::new_with_constructor(probe_histogram),
+            known: BTreeMap::new(),
             failovers: Family::default(),
             failover_seconds: Seconds::new_with_constructor(phase_histogram),
             registry: Registry::default(),
@@ -124,8 +142,39 @@ impl Metrics {
         Self { registry, ..new }
     }
 
+    /// A service is watched, and this is its record.
+    pub(crate) fn service(&mut self, service: &str, epoch: u64, in_sync: usize) {
+        self.known(service);
+        let of = OfService { service: service.to_owned() };
+        self.epoch.get_or_create(&of).set(i64::try_from(epoch).unwrap_or(i64::MAX));
+        self.in_sync.get_or_create(&of).set(i64::try_from(in_sync).unwrap_or(i64::MAX));
+    }
+
+    /// How a server does; `lag` in bytes, where it is known.
+    pub(crate) fn backend(&mut self, service: &str, addr: &Endpoint, up: bool, lag: Option<u64>) {
+        let of = self.of_backend(service, addr);
+        self.backend_up.get_or_create(&of).set(i64::from(up));
+        match lag {
+            Some(lag) => _ = self.lag.get_or_create(&of).set(i64::try_from(lag).unwrap_or(i64::MAX)),
+            None => _ = self.lag.remove(&of),
+        }
+    }
+
+    /// A server answered a probe.
+    pub(crate) fn probed(&mut self, service: &str, addr: &Endpoint, took: Duration) {
+        let of = self.of_backend(service, addr);
+        self.probe_seconds.get_or_create(&of).observe(took.as_secs_f64());
+    }
+
+    /// A znode of the service was found to be broken.
+    pub(crate) fn damaged(&mut self, service: &str) {
+        self.known(service);
+        self.damaged.get_or_create(&OfService { service: service.to_owned() }).inc();
+    }
+
     /// A failover was completed.
-    pub(crate) fn completed(&self, service: &str, reason: &str, timeline: &Timeline) {
+    pub(crate) fn completed(&mut self, service: &str, reason: &str, timeline: &Timeline) {
+        self.known(service).reasons.insert(reason.to_owned());
         let service = || service.to_owned();
         self.failovers.get_or_create(&OfReason { service: service(), reason: reason.to_owned() }).inc();
         for (phase, took) in phases(timeline) {
@@ -134,15 +183,41 @@ impl Metrics {
         }
     }
 
-    /// A service is gone; its series go with it.
-    pub(crate) fn forget(&self, service: &str, backends: impl Iterator<Item = String>) {
-        self.epoch.remove(&OfService { service: service.to_owned() });
-        self.in_sync.remove(&OfService { service: service.to_owned() });
-        for backend in backends {
-            let label = OfBackend { service: service.to_owned(), backend };
-            self.backend_up.remove(&label);
-            self.lag.remove(&label);
+    /// A service is gone; all its series go with it.
+    pub(crate) fn forget(&mut self, service: &str) {
+        let known = self.known.remove(service).unwrap_or_default();
+        known.backends.iter().for_each(|addr| self.forget_backend(service, addr));
+        let owned = || service.to_owned();
+        let of = OfService { service: owned() };
+        self.epoch.remove(&of);
+        self.in_sync.remove(&of);
+        self.damaged.remove(&of);
+        for reason in known.reasons {
+            self.failovers.remove(&OfReason { service: owned(), reason });
         }
+        for phase in PHASES {
+            self.failover_seconds.remove(&OfPhase { service: owned(), phase: phase.to_owned() });
+        }
+    }
+
+    /// A server left its service.
+    pub(crate) fn forget_backend(&mut self, service: &str, addr: &Endpoint) {
+        if let Some(known) = self.known.get_mut(service) {
+            known.backends.remove(addr);
+        }
+        let of = OfBackend { service: service.to_owned(), backend: addr.to_string() };
+        self.backend_up.remove(&of);
+        self.lag.remove(&of);
+        self.probe_seconds.remove(&of);
+    }
+
+    fn known(&mut self, service: &str) -> &mut Known {
+        self.known.entry(service.to_owned()).or_default()
+    }
+
+    fn of_backend(&mut self, service: &str, addr: &Endpoint) -> OfBackend {
+        self.known(service).backends.insert(addr.clone());
+        OfBackend { service: service.to_owned(), backend: addr.to_string() }
     }
 
     /// The exposition text.
@@ -157,11 +232,77 @@ impl Metrics {
 /// Each phase of a failover that was reached, with the time from the loss to its end.
 pub(crate) fn phases(timeline: &Timeline) -> Vec<(&'static str, Duration)> {
     let ends = [
-        ("detected", Some(timeline.detected)),
-        ("decided", Some(timeline.decided)),
-        ("published", Some(timeline.published)),
-        ("promoted", timeline.promoted),
-        ("announced", timeline.announced),
+        Some(timeline.detected),
+        Some(timeline.decided),
+        Some(timeline.published),
+        timeline.promoted,
+        timeline.announced,
     ];
-    ends.into_iter().filter_map(|(name, end)| Some((name, end?.saturating_sub(timeline.lost)))).collect()
+    let took = |end: Time| end.saturating_sub(timeline.lost);
+    PHASES.into_iter().zip(ends).filter_map(|(name, end)| Some((name, took(end?)))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything that is ever counted about a service.
+    fn fill(metrics: &mut Metrics, service: &str, addr: &Endpoint) {
+        let ms = Duration::from_millis;
+        let timeline = Timeline {
+            epoch: 2,
+            reason: "primary gone".into(),
+            from: addr.clone(),
+            to: addr.clone(),
+            gap_bytes: None,
+            candidates: Vec::new(),
+            lost: ms(1),
+            detected: ms(2),
+            decided: ms(3),
+            published: ms(4),
+            promoted: Some(ms(5)),
+            announced: Some(ms(6)),
+        };
+        metrics.service(service, 2, 1);
+        metrics.backend(service, addr, true, Some(7));
+        metrics.probed(service, addr, ms(1));
+        metrics.damaged(service);
+        metrics.completed(service, "primary gone", &timeline);
+        metrics.completed(service, "primary silent", &timeline);
+    }
+
+    #[test]
+    fn every_series_of_a_service_goes_with_it() {
+        let (mut metrics, addr) = (Metrics::new(), "a:1".parse().unwrap());
+        let empty = metrics.text();
+        fill(&mut metrics, "posts", &addr);
+        for series in [
+            "albireo_epoch{service=\"posts\"} 2",
+            "albireo_backend_up{service=\"posts\",backend=\"a:1\"} 1",
+            "albireo_replica_lag_bytes{service=\"posts\",backend=\"a:1\"} 7",
+            "albireo_probe_seconds_count{service=\"posts\",backend=\"a:1\"} 1",
+            "albireo_znode_damaged_total{service=\"posts\"} 1",
+            "albireo_failovers_total{service=\"posts\",reason=\"primary silent\"} 1",
+            "albireo_failover_seconds_count{service=\"posts\",phase=\"announced\"} 2",
+        ] {
+            assert!(metrics.text().contains(series), "{series}: {}", metrics.text());
+        }
+        fill(&mut metrics, "users", &addr);
+        metrics.forget("posts");
+        assert!(!metrics.text().contains("posts"), "{}", metrics.text());
+        assert!(metrics.text().contains("users"), "another service keeps its own");
+        metrics.forget("users");
+        assert_eq!(metrics.text(), empty);
+    }
+
+    #[test]
+    fn a_server_that_leaves_takes_its_series_along() {
+        let (mut metrics, stays, leaves) = (Metrics::new(), "a:1".parse().unwrap(), "b:2".parse().unwrap());
+        fill(&mut metrics, "posts", &stays);
+        let before = metrics.text();
+        metrics.backend("posts", &leaves, true, Some(7));
+        metrics.probed("posts", &leaves, Duration::ZERO);
+        metrics.forget_backend("posts", &leaves);
+        assert_eq!(metrics.text(), before);
+    }
 }

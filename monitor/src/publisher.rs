@@ -37,23 +37,20 @@ impl Publisher {
         Self { store, layout }
     }
 
-    /// Carries out a publication.
-    pub(crate) async fn publish(&self, path: &ZnodePath, publication: &Publication) -> PublishOutcome {
+    /// Carries out a publication. After an error the outcome for the core is [`PublishOutcome::Failed`].
+    pub(crate) async fn publish(
+        &self,
+        path: &ZnodePath,
+        publication: &Publication,
+    ) -> Result<PublishOutcome, PublishError> {
         match (publication.next.phase, publication.announce.is_some()) {
             (Phase::Promoting, _) => Step::Publish.reached(),
             (Phase::Serving, true) => Step::Announce.reached(),
             (Phase::Serving, false) => {}
         }
-        match self.transaction(path, publication).await {
-            Ok(versions) => {
-                let version = |at: usize| versions.get(at).copied();
-                PublishOutcome::Done { state: version(1).unwrap_or(0), path: version(2) }
-            }
-            Err(error) => {
-                warn!(service = path.name(), epoch = publication.next.epoch, %error, "publication failed; looking again");
-                PublishOutcome::Failed
-            }
-        }
+        let versions = self.transaction(path, publication).await?;
+        let version = |at: usize| versions.get(at).copied();
+        Ok(PublishOutcome::Done { state: version(1).unwrap_or(0), path: version(2) })
     }
 
     async fn transaction(

@@ -1,24 +1,36 @@
 //! One service as the driver holds it: the core's group, its servers' probes, and the tasks that follow its znodes.
+//! All of them end with it, and what they said last is known by the service's number ([`ServiceId`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use failover::view::Announced;
-use failover::{Action, Event, Group, Limits, Reason, Stored, Time};
+use failover::{Action, Event, Group, Limits, Reason, Stored};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use topology::zookeeper::{Followed, Seen, Versioned};
 use topology::{Endpoint, State, Topology, ZnodePath};
 
 use crate::backend::{Backend, Report, Target};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::driver::Input;
+use crate::driver::{About, Input};
 use crate::publisher::Publisher;
+use crate::quiet::Quiet;
 use crate::redis::Secret;
+
+/// Which service. One may vanish and another of the same name be discovered a moment later: what was under way for the
+/// first must not reach the second.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ServiceId {
+    pub(crate) name: Arc<str>,
+    /// No two services of this process have the same.
+    pub(crate) incarnation: u64,
+}
 
 /// One service.
 pub(crate) struct Service {
+    pub(crate) id: ServiceId,
     pub(crate) path: ZnodePath,
     pub(crate) group: Group,
     pub(crate) backends: BTreeMap<Endpoint, Backend>,
@@ -28,8 +40,9 @@ pub(crate) struct Service {
     pub(crate) told: Option<(Endpoint, u64)>,
     /// The epoch that was last told to the log.
     pub(crate) told_epoch: u64,
-    /// The last warning and when it was given: the same one is not repeated for a while.
-    pub(crate) warned: Option<(String, Time)>,
+    pub(crate) quiet: Quiet,
+    /// The version of `state` and of `<path>` at which it was last found to be broken.
+    pub(crate) damaged_at: [Option<i32>; 2],
     /// The opinion that was last written.
     pub(crate) opinion: Option<Vec<Endpoint>>,
     /// An opinion is being written; the next one waits for it, so that the last one stays.
@@ -37,6 +50,8 @@ pub(crate) struct Service {
     /// Whether it was discovered rather than configured.
     pub(crate) discovered: bool,
     followers: Vec<JoinHandle<()>>,
+    /// What is under way beside the loop.
+    tasks: JoinSet<()>,
 }
 
 impl Drop for Service {
@@ -54,19 +69,22 @@ pub(crate) struct Surroundings {
 }
 
 impl Service {
-    pub(crate) fn new(path: ZnodePath, limits: Limits, me: &str, discovered: bool) -> Self {
+    pub(crate) fn new(path: ZnodePath, incarnation: u64, limits: Limits, me: &str, discovered: bool) -> Self {
         Self {
+            id: ServiceId { name: path.name().into(), incarnation },
             path,
             group: Group::new(me.to_owned(), limits),
             backends: BTreeMap::new(),
             words: BTreeMap::new(),
             told: None,
             told_epoch: 0,
-            warned: None,
+            quiet: Quiet::default(),
+            damaged_at: [None; 2],
             opinion: None,
             writes_opinion: false,
             discovered,
             followers: Vec::new(),
+            tasks: JoinSet::new(),
         }
     }
 
@@ -77,10 +95,15 @@ impl Service {
         path: watch::Receiver<Followed<Versioned>>,
         inputs: &mpsc::UnboundedSender<Input>,
     ) {
-        let name = self.path.name().to_owned();
-        let to = |name: String| move |event| Input::Group(name.clone(), event);
-        self.followers.push(forward(state, inputs.clone(), to(name.clone()), state_event));
-        self.followers.push(forward(path, inputs.clone(), to(name), path_event));
+        let to = |id: ServiceId| move |event| Input::Service(id.clone(), About::Event(event));
+        self.followers.push(forward(state, inputs.clone(), to(self.id.clone()), state_event));
+        self.followers.push(forward(path, inputs.clone(), to(self.id.clone()), path_event));
+    }
+
+    /// Runs something beside the loop, at most as long as this service is there.
+    pub(crate) fn spawn(&mut self, work: impl Future<Output = ()> + Send + 'static) {
+        while self.tasks.try_join_next().is_some() {} // those that ended
+        self.tasks.spawn(work);
     }
 
     /// Hands an event to the core and gives back what is to be done.
@@ -89,16 +112,22 @@ impl Service {
         std::iter::from_fn(|| self.group.poll_action()).collect()
     }
 
-    /// Starts probes for new members and ends those of former ones.
-    pub(crate) fn tend_probes(&mut self, around: &Surroundings) {
+    /// Starts probes for new members and ends those of former ones, which are given back.
+    pub(crate) fn tend_probes(&mut self, around: &Surroundings) -> Vec<Endpoint> {
         let members: Vec<Endpoint> = self.group.members().cloned().collect();
-        self.backends.retain(|addr, _| members.contains(addr));
+        let left: Vec<Endpoint> =
+            self.backends.keys().filter(|addr| !members.contains(addr)).cloned().collect();
+        for addr in &left {
+            self.backends.remove(addr);
+            self.words.remove(addr);
+        }
         for addr in members {
             if !self.backends.contains_key(&addr) {
-                let backend = start(&self.path, &addr, around);
+                let backend = start(&self.id, &self.path, &addr, around);
                 self.backends.insert(addr, backend);
             }
         }
+        left
     }
 
     /// The record, if there is one.
@@ -112,7 +141,7 @@ impl Service {
     }
 }
 
-fn start(path: &ZnodePath, addr: &Endpoint, around: &Surroundings) -> Backend {
+fn start(id: &ServiceId, path: &ZnodePath, addr: &Endpoint, around: &Surroundings) -> Backend {
     let config = &around.config;
     let login = config.login(addr);
     // The password of the whole group, not of this server: primary and replicas must come to the same credential.
@@ -126,15 +155,16 @@ fn start(path: &ZnodePath, addr: &Endpoint, around: &Surroundings) -> Backend {
         down_after: config.detector.down_after,
         connect_timeout: config.detector.connect_timeout,
     };
-    let (inputs, name) = (around.inputs.clone(), path.name().to_owned());
+    let (inputs, id, probed) = (around.inputs.clone(), id.clone(), addr.clone());
     let report = move |report: Report| {
+        let about = match report {
+            Report::Event(event) => About::Event(event),
+            Report::Probed(took) => About::Probed(probed.clone(), took),
+            Report::Words(addr, words) => About::Words(addr, words),
+            Report::Acted(order) => About::Acted(order),
+        };
         // The driver ends after its services.
-        let _ = inputs.send(match report {
-            Report::Event(event) => Input::Group(name.clone(), event),
-            Report::Probed(took) => Input::Probed(took),
-            Report::Words(addr, words) => Input::Words(name.clone(), addr, words),
-            Report::Acted(order) => Input::Acted(name.clone(), order),
-        });
+        let _ = inputs.send(Input::Service(id.clone(), about));
     };
     let (publisher, path) = (around.publisher.clone(), path.clone());
     let store = move |order: &failover::Order| {

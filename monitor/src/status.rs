@@ -1,5 +1,7 @@
 //! What this monitor shows of itself: `/services`, the voter's answer, the reasons of `/readyz`.
 
+use std::time::Duration;
+
 use failover::view::{Announced, View};
 use failover::{Health, Role, Time};
 use serde_json::{Value, json};
@@ -8,10 +10,14 @@ use topology::{Endpoint, Phase};
 use crate::service::Service;
 
 /// One service, as in the API's `/api/v1/topology`, with the phase and a line per member.
-pub(crate) fn service(service: &Service, now: Time) -> Value {
+///
+/// `durability` is the strongest that can be had under what is published: `sync` under a record, `async` by the path
+/// alone. `age` is how long ago all this was known to be the present.
+pub(crate) fn service(service: &Service, age: Option<Duration>, now: Time) -> Value {
     let view = service.group.view();
     let members: Vec<Value> = view.backends.keys().map(|addr| member(service, view, addr, now)).collect();
     let because = service.because().to_string();
+    let age_ms = age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
     match (view.state(), &view.announced) {
         (Some(state), _) => {
             let topology = state.topology();
@@ -21,7 +27,7 @@ pub(crate) fn service(service: &Service, now: Time) -> Value {
                 "epoch": state.epoch,
                 "in_sync": state.in_sync.iter().map(|entry| &entry.addr).collect::<Vec<_>>(),
                 "min_in_sync": state.min_in_sync,
-                "source": "state", "leader": state.leader, "reason": state.reason,
+                "durability": "sync", "source": "state", "age_ms": age_ms, "leader": state.leader, "reason": state.reason,
                 "phase": match state.phase { Phase::Promoting => "promoting", Phase::Serving => "serving" },
                 "restart_guard": view.limits.restart_guard,
                 "because": because, "members": members,
@@ -30,12 +36,13 @@ pub(crate) fn service(service: &Service, now: Time) -> Value {
         (None, (Announced::Is(topology), _)) => json!({
             "service": service.path.name(), "path": service.path.as_str(),
             "primary": topology.primary, "secondary": topology.replicas,
-            "epoch": 0, "in_sync": [], "source": "path", "phase": "unborn",
+            "epoch": 0, "in_sync": [], "durability": "async", "source": "path", "age_ms": age_ms, "phase": "unborn",
             "because": because, "members": members,
         }),
         (None, (Announced::Unread | Announced::Missing | Announced::Broken(_), _)) => json!({
             "service": service.path.name(), "path": service.path.as_str(),
-            "primary": null, "secondary": [], "epoch": 0, "in_sync": [], "source": "none", "phase": "unborn",
+            "primary": null, "secondary": [], "epoch": 0, "in_sync": [],
+            "durability": null, "source": "none", "age_ms": age_ms, "phase": "unborn",
             "because": because, "members": members,
         }),
     }

@@ -84,6 +84,12 @@ pub struct MonitorRecord {
     pub host: String,
     /// Where its admin HTTP answers.
     pub admin: Option<Endpoint>,
+    /// Its role in the pair: `primary`, `backup` or `observer`; none in the record of an older version.
+    #[serde(default)]
+    pub role: Option<String>,
+    /// Its version; none in the record of an older one.
+    #[serde(default)]
+    pub version: Option<String>,
     /// Advanced by the active monitor every heartbeat.
     pub beat: u64,
 }

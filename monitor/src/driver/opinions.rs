@@ -10,7 +10,7 @@ use topology::Endpoint;
 use topology::zookeeper::Seen;
 use tracing::debug;
 
-use super::{Driver, Input};
+use super::{About, Driver, Input};
 use crate::publisher::Publisher;
 use crate::service::forward;
 
@@ -30,7 +30,38 @@ impl Driver {
             services.iter().for_each(|service| self.follow_view(monitor, service));
         }
         self.others = others;
+        // Whoever is gone is still shown by its name, until another one comes.
+        if !self.others.is_empty() {
+            self.fellows.retain(|name, _| self.others.contains(name));
+        }
+        self.others.iter().for_each(|monitor| self.read_fellow(monitor));
         services.iter().for_each(|service| self.pass_opinion(service));
+    }
+
+    /// Reads what another monitor says of itself, which stays while it lives.
+    fn read_fellow(&self, monitor: &str) {
+        let Ok(path) = self.layout.monitor(monitor) else { return };
+        let (store, name, inputs) = (self.store.clone(), monitor.to_owned(), self.around.inputs.clone());
+        tokio::spawn(async move {
+            loop {
+                match store.get(&path).await {
+                    Ok(Some(found)) => {
+                        if let Ok(record) = serde_json::from_slice(&found.data) {
+                            let _ = inputs.send(Input::Fellow(name, record));
+                        }
+                        return;
+                    }
+                    Ok(None) => return, // gone again, which is told by the list
+                    Err(error) => {
+                        debug!(%error, "{path} was not read");
+                        sleep(Duration::from_millis(100)).await;
+                    }
+                }
+                if inputs.is_closed() {
+                    return;
+                }
+            }
+        });
     }
 
     pub(super) fn follow_view(&mut self, monitor: &str, service: &str) {
@@ -39,8 +70,9 @@ impl Driver {
         if self.views.contains_key(&key) {
             return;
         }
-        let (of, about) = key.clone();
-        let wrap = move |opinion| Input::Opinion(of.clone(), about.clone(), opinion);
+        let Some(id) = self.services.get(service).map(|service| service.id.clone()) else { return };
+        let of = monitor.to_owned();
+        let wrap = move |opinion| Input::Service(id.clone(), About::Opinion(of.clone(), opinion));
         let task = forward(self.store.follow(&path), self.around.inputs.clone(), wrap, |seen| match seen {
             Seen::NotYet => None,
             Seen::Absent => Some(None),
@@ -49,8 +81,7 @@ impl Driver {
         self.views.insert(key, task);
     }
 
-    /// The opinions of the other monitors count while the peer's heartbeats come. One that is registered and has not
-    /// said anything yet does not agree to anything.
+    /// The opinions of the other monitors count while the peer's heartbeats come.
     pub(super) fn pass_opinion(&mut self, service: &str) {
         let about = self.opinions.iter().filter(|((_, about), _)| about == service);
         let said: Vec<&BTreeSet<Endpoint>> = about.filter_map(|(_, opinion)| opinion.as_ref()).collect();
@@ -84,15 +115,16 @@ impl Driver {
         let value = json!(unreachable);
         (service.opinion, service.writes_opinion) = (Some(unreachable), true);
         let publisher = Publisher::new(self.store.at(generation), self.layout.clone());
-        let (me, name, inputs) = (self.me.name.clone(), name.to_owned(), self.around.inputs.clone());
-        tokio::spawn(async move {
-            let written = publisher.opinion(&me, &name, &value).await;
+        let me = self.me.name.clone();
+        let service = name.to_owned();
+        self.later(name, async move {
+            let written = publisher.opinion(&me, &service, &value).await;
             if let Err(error) = &written {
-                debug!(service = name, %error, "the opinion was not written");
+                debug!(service, %error, "the opinion was not written");
                 // Not at once: ZooKeeper is away, or the session is over.
                 sleep(Duration::from_millis(100)).await;
             }
-            let _ = inputs.send(Input::OpinionWritten(name, written.is_ok()));
+            vec![About::OpinionWritten(written.is_ok())]
         });
     }
 }

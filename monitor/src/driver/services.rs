@@ -2,33 +2,32 @@
 
 use std::time::Duration;
 
-use failover::{Action, Event, Health, Order, Outcome, PublishOutcome, Reason, Timeline};
+use failover::{Action, Event, Health, Order, Outcome, PublishOutcome, Reason, Time, Timeline};
 use serde_json::{Value, json};
 use tokio::time::sleep;
-use topology::zookeeper::{Seen, SessionPhase, Versioned};
+use topology::zookeeper::{PublishError, Seen, SessionPhase, Versioned};
 use topology::{Endpoint, Phase, ZnodePath};
 use tracing::{Level, debug, error, info, warn};
 
-use super::{Driver, Input};
-use crate::metrics::{OfService, phases};
+use super::{About, Driver, Input};
+use crate::metrics::phases;
 use crate::publisher::Publisher;
-use crate::service::{Service, path_event, state_event};
-
-/// The same warning is not given again within this time.
-const QUIET_FOR: Duration = Duration::from_secs(30);
+use crate::service::{Service, ServiceId, path_event, state_event};
 
 impl Driver {
     pub(super) fn add_service(&mut self, path: ZnodePath, discovered: bool) {
         let name = path.name().to_owned();
         if let Some(known) = self.services.get(&name) {
-            if known.path != path {
-                warn!("service {path} is ignored: the name `{name}` belongs to {}", known.path);
+            if known.path != path && self.ignored.insert(path.clone()) {
+                warn!("service {path} is ignored: the name `{name}` belongs to {}; rename one", known.path);
                 self.metrics.ignored_services.inc();
             }
             return;
         }
+        self.ignored.remove(&path);
+        self.incarnations += 1;
         let limits = self.around.config.limits();
-        let mut service = Service::new(path.clone(), limits, &self.me.name, discovered);
+        let mut service = Service::new(path.clone(), self.incarnations, limits, &self.me.name, discovered);
         let (state, announced) =
             (self.store.follow(&self.layout.state(&path)), self.store.follow(path.as_str()));
         service.follow(state, announced, &self.around.inputs);
@@ -43,7 +42,8 @@ impl Driver {
     pub(super) fn remove_service(&mut self, name: &str) {
         let Some(service) = self.services.remove(name) else { return };
         info!(service = name, "{} is gone; not watched any more", service.path);
-        self.metrics.forget(name, service.backends.keys().map(ToString::to_string));
+        self.metrics.forget(name);
+        self.opinions.retain(|(_, of), _| of != name);
         self.views.retain(|(_, of), task| {
             let keep = of != name;
             if !keep {
@@ -62,10 +62,55 @@ impl Driver {
             .map(|(name, _)| name.clone())
             .collect();
         gone.iter().for_each(|name| self.remove_service(name));
+        self.ignored.retain(|path| names.iter().any(|name| name == path.name()));
         for name in names {
             match parent.child(name) {
                 Ok(path) => self.add_service(path, true),
-                Err(error) => warn!("not a service: {error}"),
+                Err(error) => {
+                    let now = self.now();
+                    if self.quiet.is_due(format!("not a service: {name}"), now) {
+                        warn!("`{name}` below {parent} is ignored: {error}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes in what happened to a service, unless that one is gone.
+    pub(super) fn about(&mut self, id: &ServiceId, about: About) {
+        let now = self.now();
+        let name: &str = &id.name;
+        let Some(service) = self.services.get_mut(name).filter(|service| service.id == *id) else { return };
+        match about {
+            About::Event(event) => {
+                self.tell(name, &event);
+                self.group(name, event);
+            }
+            About::Probed(addr, took) => {
+                if service.backends.contains_key(&addr) {
+                    self.metrics.probed(name, &addr, took);
+                }
+            }
+            About::Words(addr, words) if service.backends.contains_key(&addr) => {
+                let known = service.words.get(&addr) == Some(&words);
+                if !known && service.quiet.is_due(format!("{addr} says {words}"), now) {
+                    warn!(service = name, backend = %addr, "{words}");
+                }
+                service.words.insert(addr, words);
+            }
+            About::Words(..) => {} // of a server that left
+            About::Acted(order) => acted(name, &order),
+            About::NotPublished(epoch, error) => not_published(service, epoch, &error, now),
+            // One that is gone thinks nothing any more.
+            About::Opinion(monitor, _) if !self.others.contains(&monitor) => {}
+            About::Opinion(monitor, unreachable) => {
+                self.opinions.insert((monitor, name.to_owned()), unreachable);
+                self.pass_opinion(name);
+            }
+            About::OpinionWritten(written) => {
+                service.writes_opinion = false;
+                service.opinion = service.opinion.take().filter(|_| written);
+                self.write_opinion(name);
             }
         }
     }
@@ -74,7 +119,9 @@ impl Driver {
         let clock = self.around.clock;
         let Some(service) = self.services.get_mut(name) else { return };
         let actions = service.handle(event, clock);
-        service.tend_probes(&self.around);
+        for addr in service.tend_probes(&self.around) {
+            self.metrics.forget_backend(name, &addr);
+        }
         for action in actions {
             self.perform(name, action);
         }
@@ -90,17 +137,23 @@ impl Driver {
             Action::Publish(publication) => {
                 let (publisher, path) = (self.bound_publisher(), service.path.clone());
                 self.later(name, async move {
-                    let outcome = publisher.publish(&path, &publication).await;
-                    if outcome == PublishOutcome::Failed {
-                        // Not at once: ZooKeeper is away, or somebody else is faster.
-                        sleep(Duration::from_millis(10)).await;
+                    match publisher.publish(&path, &publication).await {
+                        Ok(outcome) => vec![About::Event(Event::Published(publication.number, outcome))],
+                        Err(error) => {
+                            // Not at once: ZooKeeper is away, or somebody else is faster.
+                            sleep(Duration::from_millis(10)).await;
+                            let failed = Event::Published(publication.number, PublishOutcome::Failed);
+                            vec![About::NotPublished(publication.next.epoch, error), About::Event(failed)]
+                        }
                     }
-                    vec![Event::Published(publication.number, outcome)]
                 });
             }
             Action::Order(order) => match service.backends.get(&order.backend) {
                 Some(backend) => backend.order(order),
-                None => self.later(name, async move { vec![Event::Ordered(order.backend, Outcome::Lost)] }),
+                None => {
+                    let lost = Event::Ordered(order.backend, Outcome::Lost);
+                    self.later(name, async move { vec![About::Event(lost)] });
+                }
             },
             Action::Look(addr) => {
                 if let Some(backend) = service.backends.get(&addr) {
@@ -115,7 +168,7 @@ impl Driver {
                     let read = |found: Option<Versioned>| found.map_or(Seen::Absent, Seen::There);
                     let state = state.ok().and_then(|found| state_event(&read(found)));
                     let path = path.ok().and_then(|found| path_event(&read(found)));
-                    state.into_iter().chain(path).collect()
+                    state.into_iter().chain(path).map(About::Event).collect()
                 });
             }
             Action::Say(reason) => self.say(name, &reason),
@@ -123,13 +176,14 @@ impl Driver {
         }
     }
 
-    /// Runs something beside the loop and hands its events to the group when it ends.
-    pub(super) fn later(&self, name: &str, work: impl Future<Output = Vec<Event>> + Send + 'static) {
-        let (inputs, name) = (self.around.inputs.clone(), name.to_owned());
-        tokio::spawn(async move {
-            for event in work.await {
+    /// Runs something beside the loop and takes in what comes of it when it ends.
+    pub(super) fn later(&mut self, name: &str, work: impl Future<Output = Vec<About>> + Send + 'static) {
+        let Some(service) = self.services.get_mut(name) else { return };
+        let (inputs, id) = (self.around.inputs.clone(), service.id.clone());
+        service.spawn(async move {
+            for about in work.await {
                 // The driver ends after its tasks.
-                let _ = inputs.send(Input::Group(name.clone(), event));
+                let _ = inputs.send(Input::Service(id.clone(), about));
             }
         });
     }
@@ -151,53 +205,49 @@ impl Driver {
         if let Reason::NobodyEligible(_) = reason {
             text = format!("{text}: {}", words(&service.group.view().candidates(now)));
         }
-        match loudness(reason) {
-            Level::INFO => info!(service = name, "{text}"),
-            level @ (Level::WARN | Level::ERROR) => {
-                let again =
-                    service.warned.as_ref().is_some_and(|(last, at)| *last == text && now < *at + QUIET_FOR);
-                if again {
-                    debug!(service = name, "{text}");
-                    return;
-                }
-                match level {
-                    Level::ERROR => error!(service = name, "{text}"),
-                    _ => warn!(service = name, "{text}"),
-                }
-                service.warned = Some((text, now));
-            }
-            _ => debug!(service = name, "{text}"),
+        let level = loudness(reason);
+        if level == Level::DEBUG || !service.quiet.is_due(reason.to_string(), now) {
+            return debug!(service = name, "{text}");
+        }
+        match level {
+            Level::ERROR => error!(service = name, "{text}"),
+            Level::WARN => warn!(service = name, "{text}"),
+            _ => info!(service = name, "{text}"),
         }
     }
 
     /// What changes of a znode or a server are worth a line.
     pub(super) fn tell(&mut self, name: &str, event: &Event) {
+        let now = self.now();
         let Some(service) = self.services.get_mut(name) else { return };
         match event {
             Event::State(failover::Stored::Damaged(why), version) => {
-                warn!(
-                    service = name,
-                    version, "the state znode holds {why}; the last good record stays in force"
-                );
-                self.metrics.damaged.get_or_create(&OfService { service: name.to_owned() }).inc();
-            }
-            Event::Announced(failover::view::Announced::Broken(why), version) => {
-                warn!(
-                    service = name,
-                    version, "{} holds no topology: {why}; the last good one stays in force", service.path
-                );
-                self.metrics.damaged.get_or_create(&OfService { service: name.to_owned() }).inc();
-            }
-            Event::Seen(addr, ..) => _ = service.words.remove(addr),
-            Event::Ordered(addr, Outcome::Deposed(fence)) => {
-                let text =
-                    format!("{addr} carries epoch {fence}, newer than this monitor's record; looking again");
-                if service.warned.as_ref().is_none_or(|(last, _)| *last != text) {
-                    warn!(service = name, "{text}");
-                    service.warned = Some((text, self.around.clock.now()));
+                // One and the same content is read more than once.
+                if service.damaged_at[0].replace(*version) != Some(*version) {
+                    self.metrics.damaged(name);
+                    if service.quiet.is_due("state damaged", now) {
+                        let at = self.layout.state(&service.path);
+                        warn!(
+                            service = name,
+                            version, "{at} holds {why}; the last good record stays in force"
+                        );
+                    }
                 }
             }
-            Event::Ordered(addr, outcome) => tell_outcome(name, addr, outcome),
+            Event::Announced(failover::view::Announced::Broken(why), version) => {
+                if service.damaged_at[1].replace(*version) != Some(*version) {
+                    self.metrics.damaged(name);
+                    if service.quiet.is_due("path broken", now) {
+                        let at = &service.path;
+                        warn!(
+                            service = name,
+                            version, "{at} holds no topology: {why}; the last good one stays in force"
+                        );
+                    }
+                }
+            }
+            Event::Seen(addr, ..) => _ = service.words.remove(addr),
+            Event::Ordered(addr, outcome) => tell_outcome(service, addr, outcome, now),
             Event::Reign(_)
             | Event::Store(_)
             | Event::Peer(_)
@@ -214,7 +264,7 @@ impl Driver {
         }
     }
 
-    pub(super) fn completed(&self, name: &str, timeline: &Timeline) {
+    pub(super) fn completed(&mut self, name: &str, timeline: &Timeline) {
         let Some(service) = self.services.get(name) else { return };
         let short = timeline.reason.split([':', ';']).next().unwrap_or_default();
         self.metrics.completed(name, short, timeline);
@@ -258,7 +308,7 @@ fn words(verdicts: &[(Endpoint, Option<failover::Disqualified>)]) -> String {
     verdicts.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
-pub(super) fn acted(name: &str, order: &Order) {
+fn acted(name: &str, order: &Order) {
     let primary = &order.record.primary.addr;
     match &order.deed {
         failover::Deed::Attach => info!(service = name, "set {} as replica of {primary}", order.backend),
@@ -270,22 +320,52 @@ pub(super) fn acted(name: &str, order: &Order) {
     }
 }
 
-fn tell_outcome(name: &str, addr: &Endpoint, outcome: &Outcome) {
+/// How an order ended, where that is worth a line. The same happens every few milliseconds while its cause lasts.
+fn tell_outcome(service: &mut Service, addr: &Endpoint, outcome: &Outcome, now: Time) {
+    let name = service.path.name().to_owned();
+    let mut due = |kind: &str| service.quiet.is_due(format!("{addr} {kind}"), now);
     match outcome {
-        Outcome::Done(_) | Outcome::Deposed(_) => {}
-        Outcome::Refused(failover::Refused::HoldsData) => {
-            debug!(service = name, "{addr}: {}", failover::Refused::HoldsData);
+        Outcome::Done(_) => {}
+        Outcome::Deposed(fence) if due("deposed") => warn!(
+            service = name,
+            "{addr} carries epoch {fence}, newer than this monitor's record; looking again"
+        ),
+        Outcome::Refused(why) if due(&format!("refused {:?}", std::mem::discriminant(why))) => {
+            match why {
+                // It stays so until an operator acts.
+                failover::Refused::HoldsData => warn!(service = name, "{addr} was left alone: {why}"),
+                failover::Refused::OtherProcess
+                | failover::Refused::FenceUnreadable
+                | failover::Refused::Candidate(_)
+                | failover::Refused::OtherRole => info!(service = name, "{addr} was left alone: {why}"),
+            }
         }
-        Outcome::Refused(why) => info!(service = name, "{addr} was left alone: {why}"),
+        Outcome::Rejected(why) if due(&format!("rejected {}", first_word(why))) => {
+            warn!(service = name, "{addr} refused a command: {why}");
+        }
+        Outcome::NoCredential(why) if due("no credential") => warn!(
+            service = name,
+            "{addr} does not let us make the replication credential ({why}); restart_guard is off"
+        ),
+        Outcome::Deposed(_) | Outcome::Refused(_) | Outcome::Rejected(_) | Outcome::NoCredential(_) => {
+            debug!(service = name, "{addr}: {outcome:?} again");
+        }
         Outcome::Raced => debug!(service = name, "{addr}: somebody else acted; looking again"),
         Outcome::Lost => debug!(service = name, "{addr}: the connection was lost; looking again"),
-        Outcome::Rejected(why) => warn!(service = name, "{addr} refused a command: {why}"),
-        Outcome::NoCredential(why) => {
-            warn!(
-                service = name,
-                "{addr} does not let us make the replication credential ({why}); restart_guard is off"
-            );
-        }
+    }
+}
+
+fn first_word(text: &str) -> &str {
+    text.split_whitespace().next().unwrap_or_default()
+}
+
+/// The error is told with its cause, which may last; what comes of it, the reason tells.
+fn not_published(service: &mut Service, epoch: u64, error: &PublishError, now: Time) {
+    let name = service.path.name();
+    if service.quiet.is_due(format!("not published {:?}", std::mem::discriminant(error)), now) {
+        warn!(service = name, epoch, "not published: {error}; looking again");
+    } else {
+        debug!(service = name, epoch, "not published: {error}; looking again");
     }
 }
 

@@ -35,6 +35,12 @@ impl Driver {
             | SessionPhase::Closed => {}
         }
         let answers = session.phase == SessionPhase::Connected;
+        let answered = before.is_some_and(|before| before.phase == SessionPhase::Connected);
+        self.store_lost = match self.store_lost {
+            _ if answers => None,
+            None if answered => Some(self.now()),
+            lost => lost,
+        };
         self.metrics.zookeeper_connected.set(i64::from(answers));
         if before.is_none_or(|before| (before.phase == SessionPhase::Connected) != answers) {
             self.all_groups(&Event::Store(answers));

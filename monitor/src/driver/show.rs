@@ -1,5 +1,7 @@
 //! What is shown: `/services`, `/readyz`, `/metrics` and the voter's answer.
 
+use std::time::Duration;
+
 use binary_star::{Handle, State as PairState};
 use failover::Health;
 use serde_json::{Value, json};
@@ -7,11 +9,10 @@ use topology::zookeeper::SessionPhase;
 
 use super::Driver;
 use crate::admin::Question;
-use crate::metrics::{OfBackend, OfService};
 use crate::status;
 
 impl Driver {
-    pub(super) fn answer(&self, question: &Question) -> Value {
+    pub(super) fn answer(&mut self, question: &Question) -> Value {
         match question {
             Question::Status => self.status(),
             Question::Readiness => json!(self.unready()),
@@ -34,13 +35,24 @@ impl Driver {
             let peer = pair.peer();
             let state = peer.state.filter(|_| peer.alive).map_or("SILENT", word);
             let leads = self.lead.holder();
+            let name = leads.or(self.others.first().or(self.fellows.keys().next()).map(String::as_str));
+            // What nobody said is null: it has not been there since this monitor started.
+            let says = name.and_then(|name| self.fellows.get(name));
+            let (role, version) = (says.map(|r| &r.role), says.map(|r| &r.version));
             monitors.push(json!({
-                "name": leads.or(self.others.first().map(String::as_str)), "role": "peer", "state": state, "active": leads.is_some(), "version": null,
+                "name": name, "role": role, "state": state, "active": leads.is_some(), "version": version,
             }));
         }
         let services: Vec<Value> =
-            self.services.values().map(|service| status::service(service, now)).collect();
+            self.services.values().map(|service| status::service(service, self.age(), now)).collect();
         json!({"monitors": monitors, "services": services})
+    }
+
+    /// How long ago what is known of the services was known to be the present: zero while ZooKeeper answers, none if it
+    /// never did.
+    fn age(&self) -> Option<Duration> {
+        let answers = self.session.is_some_and(|session| session.phase == SessionPhase::Connected);
+        if answers { Some(Duration::ZERO) } else { Some(self.now().saturating_sub(self.store_lost?)) }
     }
 
     pub(super) fn unready(&self) -> Vec<String> {
@@ -70,28 +82,19 @@ impl Driver {
     }
 
     /// Gauges are read off when somebody asks.
-    pub(super) fn measure(&self) {
-        let now = self.now();
-        let metrics = &self.metrics;
+    pub(super) fn measure(&mut self) {
+        let (now, peer_up) = (self.now(), self.peer_alive());
+        let metrics = &mut self.metrics;
         metrics.active.set(i64::from(self.reign.is_some()));
-        metrics.peer_up.set(i64::from(self.peer_alive()));
+        metrics.peer_up.set(i64::from(peer_up));
         metrics.bad_heartbeats.set(self.bad_heartbeats);
         for (name, service) in &self.services {
             let view = service.group.view();
-            let of = OfService { service: name.clone() };
             let (epoch, in_sync) = view.state().map_or((0, 0), |s| (s.epoch, s.in_sync.len()));
-            metrics.epoch.get_or_create(&of).set(i64::try_from(epoch).unwrap_or(i64::MAX));
-            metrics.in_sync.get_or_create(&of).set(i64::try_from(in_sync).unwrap_or(i64::MAX));
+            metrics.service(name, epoch, in_sync);
             for addr in view.backends.keys() {
-                let of = OfBackend { service: name.clone(), backend: addr.to_string() };
                 let up = matches!(view.health(addr, now), Health::Up | Health::Suspect);
-                metrics.backend_up.get_or_create(&of).set(i64::from(up));
-                match status::lag(view, addr) {
-                    Some(lag) => {
-                        metrics.lag.get_or_create(&of).set(i64::try_from(lag).unwrap_or(i64::MAX));
-                    }
-                    None => _ = metrics.lag.remove(&of),
-                }
+                metrics.backend(name, addr, up, status::lag(view, addr));
             }
         }
     }

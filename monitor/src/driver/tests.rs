@@ -1,0 +1,218 @@
+//! The driver without servers: nobody answers at the addresses that it is given, and inputs are handed to it one by
+//! one.
+
+use std::io::Write;
+use std::sync::Mutex;
+
+use failover::view::Announced;
+use failover::{Outcome, Refused};
+use topology::zookeeper::SessionPhase;
+use topology::{State, Topology};
+
+use super::*;
+
+const FILE: &str = "[zookeeper]\nhosts = 127.0.0.1:1\ndiscover = /all\n";
+
+fn driver() -> Driver {
+    let config = Config::parse(FILE.as_bytes(), "m.ini", [], &|_| Err("none".into())).unwrap();
+    let store = Store::open(config.store_options());
+    // What the driver's own tasks send goes nowhere: only the test hands something in.
+    let (inputs, _) = mpsc::unbounded_channel();
+    let record = MonitorRecord {
+        instance: "1".into(),
+        host: "here".into(),
+        admin: None,
+        beat: 0,
+        role: None,
+        version: None,
+    };
+    Driver::new(Arc::new(config), Clock::start(), store, inputs, None, record)
+}
+
+fn at(name: &str) -> Endpoint {
+    format!("{name}:1").parse().unwrap()
+}
+
+fn topology(primary: &str) -> About {
+    let topology = Topology { primary: at(primary), replicas: Vec::new() };
+    About::Event(Event::Announced(Announced::Is(topology), 0))
+}
+
+fn id(driver: &Driver, name: &str) -> ServiceId {
+    driver.services[name].id.clone()
+}
+
+fn members(driver: &Driver, name: &str) -> Vec<Endpoint> {
+    driver.services[name].backends.keys().cloned().collect()
+}
+
+/// What the log says meanwhile.
+fn log_of(work: impl FnOnce()) -> String {
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let lines = Lines::default();
+    let to = lines.clone();
+    let log = tracing_subscriber::fmt().with_writer(move || to.clone()).with_ansi(false).finish();
+    tracing::subscriber::with_default(log, work);
+    let bytes = lines.0.lock().unwrap().clone();
+    String::from_utf8(bytes).unwrap()
+}
+
+#[tokio::test]
+async fn what_was_under_way_for_a_removed_service_does_not_reach_its_successor() {
+    let mut driver = driver();
+    driver.take(Input::Discovered(vec!["posts".into()]));
+    let first = id(&driver, "posts");
+    driver.take(Input::Service(first.clone(), topology("a")));
+    assert_eq!(members(&driver, "posts"), [at("a")]);
+    driver.others = vec!["other".into()];
+    driver.take(Input::Service(first.clone(), About::Opinion("other".into(), Some([at("a")].into()))));
+
+    driver.take(Input::Discovered(Vec::new()));
+    assert!(driver.services.is_empty());
+    assert!(driver.opinions.is_empty(), "what was thought of it goes with it");
+    driver.take(Input::Discovered(vec!["posts".into()]));
+    let second = id(&driver, "posts");
+    assert_ne!(first, second);
+
+    let opinion = || About::Opinion("other".into(), Some(BTreeSet::new()));
+    for late in [
+        topology("a"),
+        About::Event(Event::State(failover::Stored::Is(record("a")), 3)),
+        About::Probed(at("a"), Duration::ZERO),
+        About::Words(at("a"), "NOAUTH".into()),
+        opinion(),
+    ] {
+        driver.take(Input::Service(first.clone(), late));
+    }
+    let service = &driver.services["posts"];
+    assert_eq!(members(&driver, "posts"), [], "the first one's server is none of the second's");
+    assert!(service.state().is_none() && service.words.is_empty() && driver.opinions.is_empty());
+    driver.services.get_mut("posts").unwrap().writes_opinion = true;
+    driver.take(Input::Service(first, About::OpinionWritten(true)));
+    assert!(driver.services["posts"].writes_opinion, "the first one's opinion was written, not this one's");
+
+    driver.take(Input::Service(second.clone(), topology("b")));
+    assert_eq!(members(&driver, "posts"), [at("b")]);
+    driver.take(Input::Service(second, opinion()));
+    assert_eq!(driver.opinions.len(), 1);
+}
+
+fn record(primary: &str) -> State {
+    let json = format!(
+        r#"{{"epoch":2,"promoted":1,"primary":{{"addr":"{primary}:1","run_id":"r"}},"in_sync":[],"min_in_sync":0,
+        "members":["{primary}:1"],"path_version":0,"phase":"serving","leader":"m","reason":"test"}}"#
+    );
+    State::from_json(json.as_bytes()).unwrap()
+}
+
+#[tokio::test]
+async fn what_goes_on_for_long_is_told_once() {
+    let mut driver = driver();
+    driver.take(Input::Discovered(vec!["posts".into()]));
+    let id = id(&driver, "posts");
+    driver.take(Input::Service(id.clone(), topology("a")));
+    let refused = |path: &str| PublishError::Refused { path: path.into(), why: "NoAuth".into() };
+    let log = log_of(|| {
+        for version in 0..100 {
+            for about in [
+                About::NotPublished(version, refused("/x")),
+                About::NotPublished(
+                    version,
+                    PublishError::Superseded { path: "/x".into(), expected: version as i32 },
+                ),
+                About::Event(Event::Ordered(at("a"), Outcome::Refused(Refused::OtherProcess))),
+                About::Event(Event::Ordered(at("a"), Outcome::Rejected(format!("NOPERM {version}")))),
+                About::Event(Event::Ordered(at("a"), Outcome::Deposed(version))),
+                About::Event(Event::Ordered(at("a"), Outcome::Refused(Refused::HoldsData))),
+                About::Words(at("a"), "LOADING".into()),
+            ] {
+                driver.take(Input::Service(id.clone(), about));
+            }
+            // It answers in between, so that the next refusal is a new one.
+            driver.services.get_mut("posts").unwrap().words.clear();
+        }
+    });
+    let lines: Vec<&str> = log.lines().filter(|line| !line.contains("DEBUG")).collect();
+    assert_eq!(lines.len(), 7, "{log}");
+    for (words, level) in [
+        ("not published: /x is refused: NoAuth", "WARN"),
+        ("not published: /x is not at version 0 any more", "WARN"),
+        ("a:1 was left alone: another process answers there", "INFO"),
+        ("a:1 refused a command: NOPERM 0", "WARN"),
+        ("a:1 carries epoch 0", "WARN"),
+        ("a:1 was left alone: it is a primary with data of its own", "WARN"),
+        ("LOADING", "WARN"),
+    ] {
+        let found = lines.iter().filter(|line| line.contains(words) && line.contains(level)).count();
+        assert_eq!(found, 1, "{words}: {log}");
+    }
+}
+
+#[tokio::test]
+async fn a_broken_znode_is_counted_once_per_version() {
+    let mut driver = driver();
+    driver.take(Input::Discovered(vec!["posts".into()]));
+    let id = id(&driver, "posts");
+    let log = log_of(|| {
+        for version in [4, 4, 5, 5] {
+            let broken = Event::Announced(Announced::Broken("not JSON".into()), version);
+            driver.take(Input::Service(id.clone(), About::Event(broken)));
+        }
+    });
+    assert_eq!(log.matches("/all/posts holds no topology: not JSON").count(), 1, "{log}");
+    driver.measure();
+    assert!(driver.metrics.text().contains("albireo_znode_damaged_total{service=\"posts\"} 2"));
+}
+
+#[tokio::test]
+async fn a_name_that_is_taken_is_told_and_counted_once() {
+    let mut driver = driver();
+    driver.add_service("/configured/posts".parse().unwrap(), false);
+    let log = log_of(|| {
+        for names in [vec!["posts"], vec!["posts", "users"], vec!["posts"]] {
+            driver.take(Input::Discovered(names.into_iter().map(str::to_owned).collect()));
+        }
+    });
+    assert_eq!(log.matches("service /all/posts is ignored").count(), 1, "{log}");
+    assert!(driver.metrics.text().contains("albireo_services_ignored_total 1"));
+    driver.take(Input::Discovered(Vec::new()));
+    driver.take(Input::Discovered(vec!["posts".into()]));
+    assert!(driver.metrics.text().contains("albireo_services_ignored_total 2"), "it was away meanwhile");
+}
+
+#[tokio::test]
+async fn status_is_the_contract_s() {
+    let mut driver = driver();
+    driver.take(Input::Discovered(vec!["posts".into()]));
+    let id = id(&driver, "posts");
+    let keys = |driver: &Driver| {
+        let service = driver.status()["services"][0].clone();
+        ["primary", "epoch", "durability", "source", "age_ms"].map(|key| service[key].clone())
+    };
+    use serde_json::json;
+    assert_eq!(keys(&driver), [json!(null), json!(0), json!(null), json!("none"), json!(null)]);
+    driver.take(Input::Service(id.clone(), topology("a")));
+    let session = |phase| Session { generation: 1, phase, since: std::time::Instant::now() };
+    driver.take(Input::Session(session(SessionPhase::Connected)));
+    assert_eq!(keys(&driver), [json!("a:1"), json!(0), json!("async"), json!("path"), json!(0)]);
+    driver.take(Input::Service(id, About::Event(Event::State(failover::Stored::Is(record("a")), 3))));
+    assert_eq!(keys(&driver), [json!("a:1"), json!(2), json!("sync"), json!("state"), json!(0)]);
+    driver.take(Input::Session(session(SessionPhase::Disconnected)));
+    let lost = driver.store_lost;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    driver.take(Input::Session(session(SessionPhase::Expired)));
+    driver.take(Input::Session(session(SessionPhase::Connecting)));
+    assert_eq!(driver.store_lost, lost, "it is as old as before");
+    assert!(keys(&driver)[4].as_u64().is_some_and(|age| age >= 20), "{:?}", keys(&driver));
+    driver.take(Input::Session(session(SessionPhase::Connected)));
+    assert_eq!(keys(&driver)[4], json!(0));
+}

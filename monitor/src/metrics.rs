@@ -229,21 +229,25 @@ impl Metrics {
     }
 }
 
-/// Each phase of a failover that was reached, with the time from the loss to its end.
+/// Each phase of a failover that was reached, with the time from the loss to its end. Where another monitor began it,
+/// nobody knows these.
 pub(crate) fn phases(timeline: &Timeline) -> Vec<(&'static str, Duration)> {
+    let Some(begun) = timeline.begun else { return Vec::new() };
     let ends = [
-        Some(timeline.detected),
-        Some(timeline.decided),
-        Some(timeline.published),
+        Some(begun.detected),
+        Some(begun.decided),
+        Some(begun.published),
         timeline.promoted,
         timeline.announced,
     ];
-    let took = |end: Time| end.saturating_sub(timeline.lost);
+    let took = |end: Time| end.saturating_sub(begun.lost);
     PHASES.into_iter().zip(ends).filter_map(|(name, end)| Some((name, took(end?)))).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use failover::Begun;
+
     use super::*;
 
     /// Everything that is ever counted about a service.
@@ -252,14 +256,11 @@ mod tests {
         let timeline = Timeline {
             epoch: 2,
             reason: "primary gone".into(),
-            from: addr.clone(),
+            from: Some(addr.clone()),
             to: addr.clone(),
             gap_bytes: None,
             candidates: Vec::new(),
-            lost: ms(1),
-            detected: ms(2),
-            decided: ms(3),
-            published: ms(4),
+            begun: Some(Begun { lost: ms(1), detected: ms(2), decided: ms(3), published: ms(4) }),
             promoted: Some(ms(5)),
             announced: Some(ms(6)),
         };
@@ -269,6 +270,7 @@ mod tests {
         metrics.damaged(service);
         metrics.completed(service, "primary gone", &timeline);
         metrics.completed(service, "primary silent", &timeline);
+        metrics.completed(service, "primary silent", &Timeline { begun: None, ..timeline });
     }
 
     #[test]
@@ -282,7 +284,7 @@ mod tests {
             "albireo_replica_lag_bytes{service=\"posts\",backend=\"a:1\"} 7",
             "albireo_probe_seconds_count{service=\"posts\",backend=\"a:1\"} 1",
             "albireo_znode_damaged_total{service=\"posts\"} 1",
-            "albireo_failovers_total{service=\"posts\",reason=\"primary silent\"} 1",
+            "albireo_failovers_total{service=\"posts\",reason=\"primary silent\"} 2",
             "albireo_failover_seconds_count{service=\"posts\",phase=\"announced\"} 2",
         ] {
             assert!(metrics.text().contains(series), "{series}: {}", metrics.text());

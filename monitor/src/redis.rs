@@ -5,17 +5,21 @@
 //! the connections of clients of a demoted primary.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use failover::{Command as Deed, Fence, Observation, Role, Trouble};
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use topology::Endpoint;
-use wire::{Command, InfoReply, Reply, cmd};
+use wire::{Command, InfoReply, Login, Reply, cmd};
 
 /// How our connections are called on the server.
 pub(crate) const CLIENT_NAME: &str = "albireo-monitor";
 /// The key that holds the epoch last stamped.
 const FENCE: &str = "albireo:fence";
+/// Stamps. A server whose memory is full refuses SET, and SET as the first write of a script, but not after a DEL: the
+/// fence is a few bytes, and without it nobody could enter the set for as long as the memory is full.
+const STAMP: &str = "redis.call('DEL', KEYS[1]) redis.call('SET', KEYS[1], ARGV[1])";
 /// The ACL user of the replicas, followed by the epoch of the promotion.
 const CREDENTIAL: &str = "albireo-repl-";
 
@@ -25,6 +29,8 @@ const CREDENTIAL: &str = "albireo-repl-";
 pub(crate) struct Secret {
     pub(crate) password: String,
     pub(crate) path: String,
+    /// How to log in at a server, for replicas without a credential.
+    pub(crate) login: Arc<dyn Fn(&Endpoint) -> Login + Send + Sync>,
 }
 
 impl Secret {
@@ -43,8 +49,13 @@ impl Secret {
 pub(crate) struct NoAnswer(pub(crate) Trouble, pub(crate) String);
 
 /// The questions of a probe.
-pub(crate) fn questions() -> [Command; 3] {
-    [cmd!["INFO", "replication"], cmd!["GET", FENCE], cmd!["CONFIG", "GET", "masteruser"]]
+pub(crate) fn questions() -> [Command; 4] {
+    [
+        cmd!["INFO", "replication"],
+        cmd!["GET", FENCE],
+        cmd!["CONFIG", "GET", "masteruser"],
+        cmd!["CONFIG", "GET", "replica-announce-*"],
+    ]
 }
 
 /// The further questions before a server is attached: does it hold anything but our own keys?
@@ -57,13 +68,13 @@ pub(crate) fn watch() -> Command {
     cmd!["WATCH", FENCE]
 }
 
-/// Reads the answers to [`questions`].
+/// Reads the answers to [`questions`]. `peer` is where the server was reached.
 pub(crate) fn observation(
     answers: &[Reply],
     run_id: &str,
     peer: SocketAddr,
 ) -> Result<Observation, NoAnswer> {
-    let [info, fence, credential] = answers else { return Err(strange("an answer is missing")) };
+    let [info, fence, credential, announced] = answers else { return Err(strange("an answer is missing")) };
     for reply in [info, fence] {
         if let Some(trouble) = reply.error().and_then(trouble) {
             return Err(trouble);
@@ -91,7 +102,7 @@ pub(crate) fn observation(
         replid: info.field("master_replid").ok_or_else(missing)?.to_owned(),
         offset: offset.unwrap_or(0),
         fence: read_fence(fence),
-        shows_as: shown_as(peer),
+        shows_as: shown_as(announced, peer),
         credential: credential_epoch(credential),
     })
 }
@@ -134,8 +145,22 @@ fn seen_as(ip: &str, port: &str) -> String {
     if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
 }
 
-fn shown_as(peer: SocketAddr) -> String {
-    seen_as(&peer.ip().to_string(), &peer.port().to_string())
+/// How a primary shows this server: under the address that it announces, else the one from which it connects, which is
+/// taken to be the one where it was reached.
+fn shown_as(announced: &Reply, peer: SocketAddr) -> String {
+    let set = |name: &str| {
+        let value = setting(announced, name)?;
+        (!value.is_empty() && value != "0").then(|| value.to_owned())
+    };
+    let ip = set("replica-announce-ip").unwrap_or_else(|| peer.ip().to_string());
+    let port = set("replica-announce-port").unwrap_or_else(|| peer.port().to_string());
+    seen_as(&ip, &port)
+}
+
+/// One parameter in the answer to `CONFIG GET`.
+fn setting<'a>(reply: &'a Reply, name: &str) -> Option<&'a str> {
+    let pairs = reply.array()?.chunks_exact(2);
+    pairs.filter(|pair| pair[0].text() == Some(name)).find_map(|pair| pair[1].text())
 }
 
 fn read_fence(reply: &Reply) -> Fence {
@@ -146,7 +171,7 @@ fn read_fence(reply: &Reply) -> Fence {
 }
 
 fn credential_epoch(reply: &Reply) -> Option<u64> {
-    reply.array()?.get(1)?.text()?.strip_prefix(CREDENTIAL)?.parse().ok()
+    setting(reply, "masteruser")?.strip_prefix(CREDENTIAL)?.parse().ok()
 }
 
 /// Whether the answers to [`data_questions`] show anything but our own keys; in doubt, yes.
@@ -181,10 +206,17 @@ pub(crate) fn render(deed: &Deed, secret: &Secret) -> Vec<Command> {
             cmd!["CONFIG", "SET", "masteruser", format!("{CREDENTIAL}{promoted}")],
             cmd!["CONFIG", "SET", "masterauth", secret.password(*promoted, run_id)],
         ],
+        Deed::UseLogin(primary) => {
+            let Login { username, password } = (secret.login)(primary);
+            vec![
+                cmd!["CONFIG", "SET", "masteruser", username.unwrap_or_default()],
+                cmd!["CONFIG", "SET", "masterauth", password.unwrap_or_default()],
+            ]
+        }
         Deed::KeepBacklog => vec![cmd!["CONFIG", "SET", "repl-backlog-ttl", "0"]],
         Deed::BecomePrimary => vec![cmd!["REPLICAOF", "NO", "ONE"]],
         Deed::Follow(to) => vec![cmd!["REPLICAOF", to.host(), to.port().to_string()]],
-        Deed::Stamp(epoch) => vec![cmd!["SET", FENCE, epoch.to_string()]],
+        Deed::Stamp(epoch) => vec![cmd!["EVAL", STAMP, "1", FENCE, epoch.to_string()]],
         Deed::CutClients => {
             vec![cmd!["CLIENT", "KILL", "TYPE", "normal"], cmd!["CLIENT", "KILL", "TYPE", "pubsub"]]
         }
@@ -209,13 +241,14 @@ mod tests {
                     offset=14,lag=0\r\nslave1:ip=::1,port=6381,state=wait_bgsave,offset=0,lag=0\r\n\
                     master_replid:abc\r\nmaster_repl_offset:20\r\n";
         let credential = Reply::Array(vec![bulk("masteruser"), bulk("albireo-repl-7")]);
-        let seen = observation(&[bulk(info), bulk("5"), credential], "r", peer()).unwrap();
+        let nothing = || Reply::Array(vec![]);
+        let seen = observation(&[bulk(info), bulk("5"), credential, nothing()], "r", peer()).unwrap();
         assert_eq!(seen.role, Role::Primary { replicas: vec![("127.0.0.1:6380".into(), 14)] });
         assert_eq!((seen.offset, seen.fence, seen.credential), (20, Fence::At(5), Some(7)));
 
         let info = "role:slave\r\nmaster_host:127.0.0.1\r\nmaster_port:0\r\nmaster_link_status:down\r\n\
                     master_sync_in_progress:1\r\nslave_repl_offset:7\r\nslave_read_only:1\r\nmaster_replid:abc\r\n";
-        let seen = observation(&[bulk(info), Reply::Nil, Reply::Array(vec![])], "r", peer()).unwrap();
+        let seen = observation(&[bulk(info), Reply::Nil, nothing(), nothing()], "r", peer()).unwrap();
         assert_eq!(seen.role, Role::Replica { source: None, link_up: false, syncing: true });
         assert_eq!(
             (seen.offset, seen.fence, seen.read_only, seen.shows_as.as_str()),
@@ -227,7 +260,8 @@ mod tests {
     fn errors_are_sorted() {
         let info = bulk("role:master\r\nmaster_replid:abc\r\nmaster_repl_offset:20\r\n");
         let nothing = Reply::Array(vec![]);
-        let answer = |fence: Reply| observation(&[info.clone(), fence, nothing.clone()], "r", peer());
+        let answer =
+            |fence: Reply| observation(&[info.clone(), fence, nothing.clone(), nothing.clone()], "r", peer());
         for (text, trouble) in [
             ("LOADING Redis is loading", Trouble::Loading),
             ("BUSY Redis is busy running a script", Trouble::Busy),
@@ -240,7 +274,28 @@ mod tests {
         {
             assert_eq!(answer(unreadable).unwrap().fence, Fence::Unreadable);
         }
-        assert!(observation(&[bulk("hello"), Reply::Nil, nothing.clone()], "r", peer()).is_err());
+        assert!(
+            observation(&[bulk("hello"), Reply::Nil, nothing.clone(), nothing.clone()], "r", peer()).is_err()
+        );
+    }
+
+    #[test]
+    fn a_server_is_shown_as_it_announces_itself() {
+        let announced = |ip: &str, port: &str| {
+            let words =
+                ["replica-announced", "yes", "replica-announce-ip", ip, "replica-announce-port", port];
+            Reply::Array(words.into_iter().map(bulk).collect())
+        };
+        for (ip, port, shown) in [
+            ("", "0", "127.0.0.1:6380"),
+            ("10.0.0.9", "0", "10.0.0.9:6380"),
+            ("", "7000", "127.0.0.1:7000"),
+            ("::1", "7000", "[::1]:7000"),
+            ("redis-1.internal", "7000", "redis-1.internal:7000"),
+        ] {
+            assert_eq!(shown_as(&announced(ip, port), peer()), shown);
+        }
+        assert_eq!(shown_as(&Reply::Error("NOPERM".into()), peer()), "127.0.0.1:6380");
     }
 
     #[test]
@@ -258,7 +313,9 @@ mod tests {
 
     #[test]
     fn the_password_depends_on_all_that_makes_it() {
-        let secret = |password: &str| Secret { password: password.into(), path: "/a".into() };
+        let login: Arc<dyn Fn(&Endpoint) -> Login + Send + Sync> = Arc::new(|_| Login::default());
+        let secret =
+            |password: &str| Secret { password: password.into(), path: "/a".into(), login: login.clone() };
         let one = secret("x").password(5, "r");
         assert_eq!(one.len(), 64);
         for other in

@@ -146,7 +146,12 @@ fn start(id: &ServiceId, path: &ZnodePath, addr: &Endpoint, around: &Surrounding
     let login = config.login(addr);
     // The password of the whole group, not of this server: primary and replicas must come to the same credential.
     let shared = config.redis.shared.password.as_ref().map(|password| password.text().to_owned());
-    let secret = Secret { password: shared.unwrap_or_default(), path: path.as_str().to_owned() };
+    let logins = config.clone();
+    let secret = Secret {
+        password: shared.unwrap_or_default(),
+        path: path.as_str().to_owned(),
+        login: Arc::new(move |server: &Endpoint| logins.login(server)),
+    };
     let target = Target {
         addr: addr.clone(),
         login,

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use failover::view::{Announced, View};
-use failover::{Health, Role, Time};
+use failover::{Disqualified, Health, Role, Time};
 use serde_json::{Value, json};
-use topology::{Endpoint, Phase};
+use topology::{Endpoint, Phase, State};
 
 use crate::service::Service;
 
@@ -59,9 +59,10 @@ fn member(service: &Service, view: &View, addr: &Endpoint, now: Time) -> Value {
     let refusal = view.state().and_then(|state| failover::candidate::disqualified(view, state, addr, now));
     let words = service.words.get(addr).filter(|_| matches!(health, Health::Troubled(_)));
     let refused = view.backends.get(addr).and_then(|backend| backend.refused.as_ref());
-    let why = match (recorded, refusal) {
-        (true, _) => None,
-        (false, refusal) => refusal.map(|why| why.to_string()),
+    let why = match (recorded, refusal, view.state()) {
+        (true, _, _) => None,
+        (false, Some(Disqualified::NotInSync), Some(state)) => Some(not_in_sync(view, state, addr, now)),
+        (false, refusal, _) => refusal.map(|why| why.to_string()),
     };
     json!({
         "addr": addr,
@@ -73,6 +74,14 @@ fn member(service: &Service, view: &View, addr: &Endpoint, now: Time) -> Value {
         "why": words.or(refused).cloned().or(why),
         "recorded_primary": recorded,
     })
+}
+
+/// Only what the leader sees decides, but whoever looks at the passive monitor sees much the same.
+fn not_in_sync(view: &View, state: &State, addr: &Endpoint, now: Time) -> String {
+    match failover::set::entering(view, state, addr, now) {
+        Ok(_) => "not in sync yet".to_owned(),
+        Err(outside) => format!("not in sync: {outside}"),
+    }
 }
 
 /// Bytes of the recorded primary's stream that a replica of the same history lacks.

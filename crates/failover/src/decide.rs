@@ -5,7 +5,6 @@
 //!
 //! Order of every change: publish the decision, act on Redis and stamp, announce (docs/protocol.md, section 3).
 
-use alloc::collections::BTreeSet;
 use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
@@ -16,7 +15,8 @@ use topology::{Endpoint, InSync, Phase, PrimaryRef, State, Topology};
 use crate::candidate;
 use crate::detector::Health;
 use crate::order::Deed;
-use crate::view::{ASK_FOR, Announced, CONFIRM_WAIT, Fault, Fence, Observation, Role, View, follows};
+use crate::set::{self, Unfit};
+use crate::view::{ASK_FOR, Announced, CONFIRM_WAIT, Fault, Fence, Observation, Role, View};
 use crate::{Disqualified, Time, Trouble};
 
 /// What is to be done now, in this order, and the reason that stands above it.
@@ -92,25 +92,12 @@ pub enum Reason {
     Shrinking(Vec<(Endpoint, Unfit)>),
     /// Replicas enter the set.
     Growing(Vec<Endpoint>),
+    /// Servers belong to the group from now on, with what they hold (R0).
+    Adopting(Vec<Endpoint>),
     /// `<path>` was changed by hand or destroyed; what is recorded is put back.
     AnnouncementRestored(String),
     /// The primary carries a higher epoch than the record: this monitor read an old record.
     Deposed(u64),
-}
-
-/// Why a member of the set is taken out of it (R6).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unfit {
-    /// Another process answers there.
-    Restarted,
-    /// The primary shows it under another address than recorded.
-    Renamed,
-    /// It is gone.
-    Gone,
-    /// It does not attach to the primary.
-    Unattached,
-    /// It answers, but its stream stands still while the primary's moves.
-    Stuck,
 }
 
 impl fmt::Display for Fault {
@@ -121,18 +108,6 @@ impl fmt::Display for Fault {
             Self::Restarted => "primary restarted: another process answers at its address",
             Self::Demoted => "primary follows another server",
             Self::Refused => "the promoted replica was not eligible any more",
-        })
-    }
-}
-
-impl fmt::Display for Unfit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Restarted => "restarted",
-            Self::Renamed => "seen under another address",
-            Self::Gone => "gone",
-            Self::Unattached => "not attached to the primary",
-            Self::Stuck => "its stream stands still",
         })
     }
 }
@@ -178,6 +153,10 @@ impl fmt::Display for Reason {
             }
             Self::Growing(new) => {
                 f.write_str("in sync:")?;
+                new.iter().try_for_each(|addr| write!(f, " {addr}"))
+            }
+            Self::Adopting(new) => {
+                f.write_str("attached for the first time:")?;
                 new.iter().try_for_each(|addr| write!(f, " {addr}"))
             }
             Self::AnnouncementRestored(what) => write!(f, "the path was changed by hand ({what}); put back"),
@@ -407,8 +386,7 @@ fn strays<'a>(view: &'a View, state: &'a State, now: Time) -> impl Iterator<Item
         }
         let deed = match &seen.role {
             Role::Replica { source, .. } if source.as_ref() == Some(&state.primary.addr) => {
-                let credential = !view.limits.restart_guard || seen.credential == Some(state.promoted);
-                match (credential, seen.read_only) {
+                match (seen.credential == set::credential(view, state), seen.read_only) {
                     (true, true) => return None,
                     (true, false) => Deed::Protect,
                     (false, _) => Deed::Attach,
@@ -425,24 +403,42 @@ fn membership(view: &View, state: &State, primary: &Observation, now: Time) -> D
     if view.store_away {
         return wait(Reason::StoreAway(None));
     }
-    let out = leaving(view, state, now);
+    let out = set::leaving(view, state, now);
     if !out.is_empty() {
         let stays = |entry: &&InSync| !out.iter().any(|(addr, _)| *addr == entry.addr);
         let in_sync = state.in_sync.iter().filter(stays).cloned().collect();
         let because = Reason::Shrinking(out);
         return publish(changed(view, state, primary, in_sync, &because), false, because);
     }
-    let new: Vec<InSync> =
-        others(state).filter_map(|addr| entering(view, state, primary, addr, now)).collect();
+    let new: Vec<InSync> = others(state)
+        .filter(|addr| state.in_sync(addr).is_none())
+        .filter_map(|addr| set::entering(view, state, addr, now).ok())
+        .collect();
     if !new.is_empty() {
         let because = Reason::Growing(new.iter().map(|entry| entry.addr.clone()).collect());
         let in_sync = state.in_sync.iter().cloned().chain(new).collect();
         return publish(changed(view, state, primary, in_sync, &because), false, because);
     }
+    let new = newly_adopted(view, state, now);
+    if !new.is_empty() {
+        let adopted = state.adopted.iter().chain(&new).cloned().collect();
+        return publish(State { adopted, ..state.clone() }, false, Reason::Adopting(new));
+    }
     match damage(view, state) {
         Some(what) => publish(state.clone(), true, Reason::AnnouncementRestored(what)),
         None => wait(Reason::Healthy),
     }
+}
+
+/// Members that follow the primary for the first time. From its first synchronisation on, a server's data are ours
+/// (R0), also when it dies in the middle of that.
+fn newly_adopted(view: &View, state: &State, now: Time) -> Vec<Endpoint> {
+    let new = others(state).filter(|addr| !state.adopted.contains(addr));
+    let ours = |seen: &Observation| {
+        let of_ours = matches!(&seen.role, Role::Replica { source, .. } if source.as_ref() == Some(&state.primary.addr));
+        of_ours && seen.credential == set::credential(view, state)
+    };
+    new.filter(|addr| view.current(addr, now).is_some_and(ours)).cloned().collect()
 }
 
 fn changed(view: &View, old: &State, primary: &Observation, in_sync: Vec<InSync>, because: &Reason) -> State {
@@ -462,72 +458,6 @@ fn changed(view: &View, old: &State, primary: &Observation, in_sync: Vec<InSync>
         reason: because.to_string(),
         ..old.clone()
     }
-}
-
-/// R6, shrink: who leaves now. A restarted process leaves at once; the others only while enough proven ones stay.
-fn leaving(view: &View, state: &State, now: Time) -> Vec<(Endpoint, Unfit)> {
-    let unfit: Vec<(&InSync, Unfit)> =
-        state.in_sync.iter().filter_map(|entry| Some((entry, unfit(view, state, entry, now)?))).collect();
-    let bad: BTreeSet<&Endpoint> = unfit.iter().map(|(entry, _)| &entry.addr).collect();
-    let stays = |entry: &&InSync| !bad.contains(&entry.addr) && view.proven(state, entry, now);
-    let proven = state.in_sync.iter().filter(stays).count();
-    let enough = proven >= state.min_in_sync as usize;
-    let leaves = unfit.into_iter().filter(|(_, why)| enough || *why == Unfit::Restarted);
-    leaves.map(|(entry, why)| (entry.addr.clone(), why)).collect()
-}
-
-fn unfit(view: &View, state: &State, entry: &InSync, now: Time) -> Option<Unfit> {
-    let backend = view.backends.get(&entry.addr)?;
-    if backend.is_another_than(&entry.run_id) {
-        return Some(Unfit::Restarted);
-    }
-    if let Some(seen) = view.current(&entry.addr, now) {
-        if seen.run_id != entry.run_id {
-            return Some(Unfit::Restarted);
-        }
-        if seen.shows_as != entry.seen_as {
-            return Some(Unfit::Renamed);
-        }
-        let stuck = backend.behind_since.is_some_and(|since| now >= since + view.limits.down_after);
-        if follows(seen, &state.primary.addr) && stuck {
-            return Some(Unfit::Stuck);
-        }
-    }
-    if view.health(&entry.addr, now).gone_since().is_some() {
-        return Some(Unfit::Gone);
-    }
-    let late = backend.unattached_since.is_some_and(|since| now >= since + view.limits.attach_timeout);
-    late.then_some(Unfit::Unattached)
-}
-
-/// R6, grow: the entry of a replica that has caught up.
-fn entering(view: &View, state: &State, primary: &Observation, addr: &Endpoint, now: Time) -> Option<InSync> {
-    if state.in_sync(addr).is_some() || view.health(addr, now) != Health::Up {
-        return None;
-    }
-    let backend = view.backends.get(addr)?;
-    if backend.left_at.is_some_and(|left| now < left + view.limits.attach_timeout)
-        || backend.behind_since.is_some()
-    {
-        return None;
-    }
-    let seen = view.current(addr, now)?;
-    let guarded = !view.limits.restart_guard || seen.credential == Some(state.promoted);
-    let Role::Primary { replicas } = &primary.role else { return None };
-    let acknowledged =
-        replicas.iter().find(|(shown, _)| *shown == seen.shows_as).map(|(_, offset)| *offset)?;
-    // A link can be up before the stream runs: after a full synchronisation Redis 7.0 waits up to a second for the
-    // replica's first acknowledgement, and sends it nothing until then, not even the stamp.
-    let streams = acknowledged > 0;
-    let near = primary.offset.saturating_sub(acknowledged.max(seen.offset)) <= view.limits.max_lag_bytes;
-    let fit = follows(seen, &state.primary.addr) && guarded && streams && near;
-    (fit && seen.replid == primary.replid).then(|| InSync {
-        addr: addr.clone(),
-        seen_as: seen.shows_as.clone(),
-        run_id: seen.run_id.clone(),
-        since: state.epoch + 1,
-        replid: seen.replid.clone(),
-    })
 }
 
 /// What is wrong with `<path>`, in words. A version that is not ours with the right content is left alone.

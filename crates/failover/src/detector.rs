@@ -15,6 +15,8 @@ pub struct Detector {
     heard: bool,
     link: Link,
     trouble: Option<Trouble>,
+    /// Since when nothing but errors came.
+    troubled_since: Option<Time>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +58,8 @@ pub enum Health {
 impl Detector {
     /// A detector for a server that is looked at from now on.
     pub fn new(now: Time) -> Self {
-        Self { last_byte: now, heard: false, link: Link::Closed { since: now, refused: None }, trouble: None }
+        let link = Link::Closed { since: now, refused: None };
+        Self { last_byte: now, heard: false, link, trouble: None, troubled_since: None }
     }
 
     /// A connection was opened. The kernel does that; it is no sign of life.
@@ -83,14 +86,21 @@ impl Detector {
         self.last_byte = now;
         self.heard = true;
         self.trouble = trouble;
+        self.troubled_since = trouble.map(|_| self.troubled_since.unwrap_or(now));
     }
 
     /// R13: the monitor itself stood still, so the silence that it thinks it saw is its own. Measure anew.
     pub fn forget_silence(&mut self, now: Time) {
         self.last_byte = now;
+        self.troubled_since = self.troubled_since.map(|_| now);
         if let Link::Closed { since, refused } = &mut self.link {
             (*since, *refused) = (now, None);
         }
+    }
+
+    /// Since when nothing came but errors; none while answers come, or nothing at all.
+    pub fn troubled_since(&self) -> Option<Time> {
+        self.troubled_since
     }
 
     /// When the last byte came, or when the looking began.

@@ -2,7 +2,7 @@
 //! one publication and one order per server are under way at a time, and that a step that failed rests before it is
 //! tried again.
 
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -13,7 +13,7 @@ use crate::decide::{Decision, Reason, Step, decide};
 use crate::detector::Trouble;
 use crate::order::{Deed, Order, Refused};
 use crate::view::{
-    ASK_FOR, Announced, Backend, CONFIRM_WAIT, Limits, Observation, Role, Seen, View, follows,
+    ASK_FOR, Announced, Backend, CONFIRM_WAIT, Limits, Observation, PeerOpinion, Role, Seen, View, follows,
 };
 use crate::{Disqualified, Time};
 
@@ -29,8 +29,8 @@ pub enum Event {
     Reign(Option<i32>),
     /// ZooKeeper answers, or does not (R11).
     Store(bool),
-    /// What the live peer monitor cannot reach; none without a live peer, or while it said nothing.
-    Peer(Option<BTreeSet<Endpoint>>),
+    /// What the peer monitor thinks of the servers.
+    Peer(PeerOpinion),
     /// `state` was read.
     State(Stored, i32),
     /// `<path>` was read.
@@ -140,8 +140,8 @@ pub struct Timeline {
     pub epoch: u64,
     /// Why.
     pub reason: String,
-    /// The old primary and the new one.
-    pub from: Endpoint,
+    /// The old primary, if this monitor knows it.
+    pub from: Option<Endpoint>,
     /// The new primary.
     pub to: Endpoint,
     /// Bytes that the old primary was last seen to have beyond the new one: a lower bound of what writers that did not
@@ -149,6 +149,17 @@ pub struct Timeline {
     pub gap_bytes: Option<u64>,
     /// The verdict on every member when it was decided.
     pub candidates: Vec<(Endpoint, Option<Disqualified>)>,
+    /// How it began, where this monitor began it; the other one may have died on the way.
+    pub begun: Option<Begun>,
+    /// The promotion was done.
+    pub promoted: Option<Time>,
+    /// The announcement stood.
+    pub announced: Option<Time>,
+}
+
+/// The first phases of a failover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Begun {
     /// The old primary was last heard of, or its connection was closed.
     pub lost: Time,
     /// The loss was certain (R10).
@@ -157,10 +168,6 @@ pub struct Timeline {
     pub decided: Time,
     /// The record stood.
     pub published: Time,
-    /// The promotion was done.
-    pub promoted: Option<Time>,
-    /// The announcement stood.
-    pub announced: Option<Time>,
 }
 
 /// One group of Redis servers under one monitor.
@@ -209,7 +216,7 @@ impl Group {
             record_damaged: None,
             announced: (Announced::Unread, -1),
             backends: BTreeMap::new(),
-            peer: None,
+            peer: PeerOpinion::Gone,
             basis: None,
             promotion_refused: None,
             last_failover: None,
@@ -368,7 +375,20 @@ impl Group {
     /// Another monitor's record, or one read at the start.
     fn adopt(&mut self, state: State, version: i32, now: Time) {
         self.view.basis = None;
-        self.timeline = None;
+        self.timeline = (state.phase == Phase::Promoting).then(|| {
+            let from = self.view.state().map(|old| old.primary.addr.clone());
+            Timeline {
+                gap_bytes: None,
+                epoch: state.epoch,
+                reason: state.reason.clone(),
+                from: from.filter(|from| *from != state.primary.addr),
+                to: state.primary.addr.clone(),
+                candidates: Vec::new(),
+                begun: None,
+                promoted: None,
+                announced: None,
+            }
+        });
         self.install(state, version, now);
         self.look_afresh(now);
     }
@@ -519,13 +539,15 @@ impl Group {
                     gap_bytes: gap.map(|(old, new)| old.saturating_sub(new)),
                     epoch: next.epoch,
                     reason: next.reason.clone(),
-                    from: old.primary.addr.clone(),
+                    from: Some(old.primary.addr.clone()),
                     to: next.primary.addr.clone(),
                     candidates,
-                    lost: lost.unwrap_or(decided),
-                    detected: self.fault_at.unwrap_or(decided).min(decided),
-                    decided,
-                    published: now,
+                    begun: Some(Begun {
+                        lost: lost.unwrap_or(decided),
+                        detected: self.fault_at.unwrap_or(decided).min(decided),
+                        decided,
+                        published: now,
+                    }),
                     promoted: None,
                     announced: None,
                 });
@@ -686,6 +708,7 @@ impl Group {
                 b.detector.deadline(now, limits.down_after, limits.refused_grace),
                 b.unattached_since.map(|since| since + limits.attach_timeout),
                 b.asked_at.map(|at| at + CONFIRM_WAIT),
+                b.detector.troubled_since().map(|since| since + limits.down_after),
                 b.advanced_at.map(|at| at + limits.down_after),
                 b.behind_since.map(|at| at + limits.down_after),
                 b.left_at.map(|at| at + limits.attach_timeout),
@@ -696,8 +719,10 @@ impl Group {
         let primary =
             self.view.state().and_then(|state| self.view.health(&state.primary.addr, now).gone_since());
         let again = primary.filter(|since| confirming && now < *since + ASK_FOR).map(|_| now + ASK_AGAIN);
+        // A mute peer is waited for (R10).
+        let mute = primary.filter(|since| now >= *since).map(|since| since + limits.down_after);
         let failover = self.view.last_failover.map(|last| last + limits.min_interval);
-        let all = backends.chain([Some(self.view.publish_hold), again, failover]);
+        let all = backends.chain([Some(self.view.publish_hold), again, mute, failover]);
         all.flatten().filter(|at| *at > now).min()
     }
 }

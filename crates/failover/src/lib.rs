@@ -11,6 +11,7 @@
 //! * [`mod@decide`]: everything known -> what to do and why; called again after every step, so that a crash between
 //!   two steps needs no recovery code.
 //! * [`candidate`]: R4, who may be promoted and why the others may not.
+//! * [`set`]: R6, who leaves the in-sync set, who enters it, and why the others do not.
 //! * [`order`]: R1, the guard between looking at a server and changing it.
 //! * [`detector`]: R10, what is known of a server that does not answer.
 //! * [`view`]: all that is known now; [`group`]: events to view, decisions to actions, one at a time per server.
@@ -28,14 +29,16 @@ pub mod detector;
 pub mod group;
 pub mod lead;
 pub mod order;
+pub mod set;
 pub mod view;
 
 pub use candidate::Disqualified;
 pub use decide::{Decision, Reason, Step, decide};
 pub use detector::{Detector, Health, Trouble};
-pub use group::{Action, Event, Group, Outcome, PublishOutcome, Stored, Timeline};
+pub use group::{Action, Begun, Event, Group, Outcome, PublishOutcome, Stored, Timeline};
 pub use order::{Command, Deed, Look, Order, Refused, Verdict};
-pub use view::{Fence, Limits, MinInSync, Observation, Role, View};
+pub use set::{Outside, Unfit};
+pub use view::{Fence, Limits, MinInSync, Observation, PeerOpinion, Role, View};
 
 /// A moment on the driver's monotonic clock, as the time since a moment of the driver's choice.
 pub type Time = core::time::Duration;

@@ -78,6 +78,9 @@ pub enum Command {
         /// The run id of the promoted process.
         run_id: String,
     },
+    /// `masteruser` and `masterauth` as the `[redis]` section has them for that primary: the credential of a promotion
+    /// is given up.
+    UseLogin(Endpoint),
     /// `repl-backlog-ttl 0`: the replication id stays although no replica is left.
     KeepBacklog,
     /// `REPLICAOF NO ONE`.
@@ -224,6 +227,9 @@ impl Order {
         if self.restart_guard {
             let (promoted, run_id) = self.credential();
             commands.push(Command::UseCredential { promoted, run_id });
+        } else if look.seen.credential.is_some() {
+            // No primary knows that user any more once it was promoted without one.
+            commands.push(Command::UseLogin(self.record.primary.addr.clone()));
         }
         commands.extend([Command::Follow(self.record.primary.addr.clone()), Command::ReadOnly(true)]);
         if is_primary {

@@ -228,6 +228,17 @@ pub enum Announced {
     Is(Topology),
 }
 
+/// The second opinion on servers that are silent (R10).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PeerOpinion {
+    /// There is no live peer.
+    Gone,
+    /// It lives and has not said anything: it has just begun, or its ZooKeeper session is over.
+    Mute,
+    /// It cannot reach these.
+    CannotReach(BTreeSet<Endpoint>),
+}
+
 /// What is wrong with the recorded primary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -266,8 +277,8 @@ pub struct View {
     pub announced: (Announced, i32),
     /// Every member.
     pub backends: BTreeMap<Endpoint, Backend>,
-    /// What the live peer monitor cannot reach; none without a live peer, or while it said nothing.
-    pub peer: Option<BTreeSet<Endpoint>>,
+    /// What the peer monitor thinks of the servers.
+    pub peer: PeerOpinion,
     /// The record before the promotion that this reign carries out: R4 is looked at again under it.
     pub basis: Option<State>,
     /// R4 refused the recorded primary when it was looked at again, first at that moment.
@@ -331,7 +342,8 @@ impl View {
             Health::Refused(since) => self.lost_by_all(state, since, now).then_some((Fault::Gone, since)),
             Health::Silent(since) => {
                 let since = since.max(self.stream_silent_since(state, backend)?);
-                (now >= since && self.peer_agrees(addr)).then_some((Fault::Silent, since))
+                let since = self.peer_agrees_from(addr, since)?;
+                (now >= since).then_some((Fault::Silent, since))
             }
             Health::Unknown | Health::Up | Health::Suspect | Health::Troubled(_) => {
                 // R7: a restarted server that is still loading answers nothing else, but says who it is.
@@ -381,8 +393,14 @@ impl View {
         Some(moved.max().unwrap_or(last) + self.limits.down_after)
     }
 
-    fn peer_agrees(&self, addr: &Endpoint) -> bool {
-        self.peer.as_ref().is_none_or(|cannot_reach| cannot_reach.contains(addr))
+    /// From when on the peer does not hold it back to call that server down. One that lives and says nothing is waited
+    /// for once more as long: it may be about to say something, and it may be cut off from ZooKeeper for long.
+    fn peer_agrees_from(&self, addr: &Endpoint, since: Time) -> Option<Time> {
+        match &self.peer {
+            PeerOpinion::Gone => Some(since),
+            PeerOpinion::Mute => Some(since + self.limits.down_after),
+            PeerOpinion::CannotReach(servers) => servers.contains(addr).then_some(since),
+        }
     }
 
     /// A member of the set that is proven: this very process, attached, and the stamp of its entry reached it (R6).

@@ -2,14 +2,15 @@
 
 mod common;
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use common::{Scene, at, entry, ms, primary, promoting, record, replica};
-use failover::decide::Unfit;
 use failover::view::{Announced, Fault};
-use failover::{Event, Fence, Health, MinInSync, Observation, Reason, Role, Step, Stored, Trouble, decide};
-use topology::{Endpoint, State, Topology};
+use failover::{
+    Event, Fence, Health, MinInSync, Observation, Outside, PeerOpinion, Reason, Role, Step, Stored, Trouble,
+    Unfit, decide,
+};
+use topology::{State, Topology};
 
 fn reason(scene: &Scene) -> Reason {
     decide(scene.group.view(), scene.now).because
@@ -79,24 +80,38 @@ fn a_replica_that_does_not_answer_is_waited_for_briefly() {
 
 #[test]
 fn paused_with_a_peer_that_agrees_or_not() {
-    let rows: [(Option<&[&str]>, Option<Fault>); 4] = [
-        (None, Some(Fault::Silent)),
-        (Some(&["a"]), Some(Fault::Silent)),
-        (Some(&["b"]), None),
-        (Some(&[]), None),
+    let cannot_reach = |names: &[&str]| PeerOpinion::CannotReach(names.iter().map(|name| at(name)).collect());
+    // The fault after down_after, and after twice as long.
+    let rows: [(PeerOpinion, [bool; 2]); 5] = [
+        (PeerOpinion::Gone, [true, true]),
+        (PeerOpinion::Mute, [false, true]),
+        (cannot_reach(&["a"]), [true, true]),
+        (cannot_reach(&["b"]), [false, false]),
+        (cannot_reach(&[]), [false, false]),
     ];
-    for (unreachable, expected) in rows {
+    for (peer, expected) in rows {
         let mut scene = Scene::leading(record());
-        let peer = unreachable.map(|names| names.iter().map(|name| at(name)).collect::<BTreeSet<Endpoint>>());
         scene.event(Event::Peer(peer.clone()));
         silence(&mut scene, 400, "a", 100);
         assert_eq!(fault(&scene), None, "{peer:?}");
-        silence(&mut scene, 200, "a", 100);
-        assert_eq!(fault(&scene), expected, "{peer:?}");
-        if expected.is_none() {
-            assert_eq!(reason(&scene), Reason::PrimaryUnreachable, "{peer:?}");
+        for expected in expected {
+            silence(&mut scene, 200, "a", 100);
+            assert_eq!(fault(&scene), expected.then_some(Fault::Silent), "{peer:?}");
+            if !expected {
+                assert_eq!(reason(&scene), Reason::PrimaryUnreachable, "{peer:?}");
+            }
+            silence(&mut scene, 300, "a", 100);
         }
     }
+}
+
+#[test]
+fn a_mute_peer_is_waited_for_without_a_further_event() {
+    let mut scene = Scene::leading(record());
+    scene.event(Event::Peer(PeerOpinion::Mute));
+    silence(&mut scene, 600, "a", 100);
+    let last = scene.group.view().backends[&at("a")].detector.last_byte();
+    assert_eq!(scene.group.poll_timeout(), Some(last + 2 * scene.group.view().limits.down_after));
 }
 
 #[test]
@@ -266,6 +281,17 @@ fn who_does_not_attach_or_stands_still_or_is_renamed_leaves_after_its_limit() {
     }
     assert_eq!(set(&scene), shrinks(&[("c", Unfit::Stuck)], &["b since 2"]));
 
+    // With errors only, it leaves when somebody would have to wait for it.
+    let mut scene = Scene::leading(record());
+    for step in 0..12 {
+        scene.pass(100);
+        scene.seen("a", primary("a", if step > 8 { 200 } else { 100 }));
+        scene.seen("b", replica("b", "a", true, 200));
+        scene.event(Event::Troubled(at("c"), Trouble::Busy));
+        assert_eq!(set(&scene).is_some(), step > 8, "{step}");
+    }
+    assert_eq!(set(&scene), shrinks(&[("c", Unfit::Troubled)], &["b since 2"]));
+
     let mut scene = Scene::leading(record());
     scene.pass(1);
     scene.seen("c", Observation { shows_as: "10.9.9.9:1".into(), ..replica("c", "a", true, 100) });
@@ -280,19 +306,19 @@ fn who_enters_is_attached_near_and_known_to_the_primary() {
         role: Role::Primary { replicas: names.iter().map(|n| (format!("{n}:1"), offset)).collect() },
         ..primary("a", 100)
     };
-    let rows: [(&str, Observation, Observation, bool); 9] = [
-        ("as it should be", primary("a", 100), c(), true),
-        ("not attached", primary("a", 100), replica("c", "a", false, 100), false),
-        ("attached elsewhere", primary("a", 100), replica("c", "b", true, 100), false),
-        ("not in the primary's table", table(&["b"], 100), c(), false),
-        ("its stream has not begun", table(&["b", "c"], 0), c(), false),
-        ("another history", primary("a", 100), Observation { replid: "h9".into(), ..c() }, false),
-        ("without the credential", primary("a", 100), Observation { credential: None, ..c() }, false),
-        ("with an older credential", primary("a", 100), Observation { credential: Some(0), ..c() }, false),
-        ("far behind", primary("a", 100 + (1 << 21)), replica("c", "a", true, 100), false),
+    let rows: [(Option<Outside>, Observation, Observation); 9] = [
+        (None, primary("a", 100), c()),
+        (Some(Outside::NotFollowing), primary("a", 100), replica("c", "a", false, 100)),
+        (Some(Outside::NotFollowing), primary("a", 100), replica("c", "b", true, 100)),
+        (Some(Outside::NotListed("c:1".into())), table(&["b"], 100), c()),
+        (Some(Outside::NotStreaming), table(&["b", "c"], 0), c()),
+        (Some(Outside::OtherHistory), primary("a", 100), Observation { replid: "h9".into(), ..c() }),
+        (Some(Outside::OtherCredential), primary("a", 100), Observation { credential: None, ..c() }),
+        (Some(Outside::OtherCredential), primary("a", 100), Observation { credential: Some(0), ..c() }),
+        (Some(Outside::Behind(1 << 21)), primary("a", 100 + (1 << 21)), replica("c", "a", true, 100)),
     ];
-    for (what, a, c, enters) in rows {
-        let far = what == "far behind";
+    for (outside, a, c) in rows {
+        let far = matches!(outside, Some(Outside::Behind(_)));
         let mut scene = Scene::leading(alone());
         scene.pass(1000);
         let a = match a.role {
@@ -305,10 +331,13 @@ fn who_enters_is_attached_near_and_known_to_the_primary() {
         scene.seen("b", replica("b", "a", true, 100));
         scene.seen("c", c);
         scene.seen("a", a);
-        let expected = enters.then(|| {
+        let expected = outside.is_none().then(|| {
             (vec!["b since 2".to_string(), "c since 4".to_string()], Reason::Growing(vec![at("c")]))
         });
-        assert_eq!(set(&scene), expected, "{what}");
+        assert_eq!(set(&scene), expected, "{outside:?}");
+        let view = scene.group.view();
+        let entry = failover::set::entering(view, &alone(), &at("c"), scene.now);
+        assert_eq!(entry.err(), outside);
     }
 }
 

@@ -2,9 +2,9 @@
 
 mod common;
 
-use common::{Scene, at, ms, primary, promoting, record, refused, replica, run};
+use common::{Scene, at, entry, ms, primary, promoting, record, refused, replica, run};
 use failover::view::Announced;
-use failover::{Disqualified, Event, Fence, Observation, Outcome, Reason, Role, Stored};
+use failover::{Action, Disqualified, Event, Fence, Observation, Outcome, Reason, Role, Stored};
 use topology::{Phase, State, Topology};
 
 const NOTHING: [&str; 0] = [];
@@ -88,6 +88,58 @@ fn a_crash_between_any_two_steps_needs_no_recovery() {
         scene.seen("c", c_waits());
         assert_eq!(scene.acts()[1..], *expected, "{what}");
     }
+}
+
+/// Whoever ends it counts it, also when another monitor began it.
+#[test]
+fn a_failover_that_another_monitor_began_is_completed_once() {
+    let mut scene = Scene::passive(record());
+    scene.event(Event::State(Stored::Is(promoting()), 6));
+    scene.event(Event::Reign(Some(8)));
+    scene.read_again();
+    scene.pass(1);
+    scene.ordered("b", Outcome::Done(Some(promoted())));
+    scene.acts();
+    scene.stands(7);
+    let timeline = std::iter::from_fn(|| scene.group.poll_action()).find_map(|action| match action {
+        Action::Completed(timeline) => Some(timeline),
+        _ => None,
+    });
+    let timeline = timeline.unwrap();
+    assert_eq!((timeline.from, timeline.to, timeline.epoch), (Some(at("a")), at("b"), 4));
+    assert_eq!((timeline.begun, timeline.announced), (None, Some(scene.now)));
+    assert!(timeline.promoted.is_some());
+
+    // One that only reads of it does not.
+    let mut scene = Scene::passive(record());
+    scene.event(Event::State(Stored::Is(promoting()), 6));
+    scene.event(Event::State(Stored::Is(State { phase: Phase::Serving, ..promoting() }), 7));
+    assert_eq!(scene.acts(), NOTHING);
+}
+
+/// A server that dies in its first synchronisation comes back with our data, and must not pass for a stranger (R0).
+#[test]
+fn a_member_belongs_to_the_group_from_its_first_attachment_on() {
+    let state = State { in_sync: vec![entry("b", 2)], adopted: vec![at("a"), at("b")], ..record() };
+    let syncing = || common::syncing(replica("c", "a", false, 0));
+    let mut scene = Scene::passive(state);
+    scene.pass(1);
+    // Not under our credential yet.
+    scene.seen("c", Observation { credential: None, ..syncing() });
+    scene.event(Event::Reign(Some(7)));
+    scene.read_again();
+    scene.seen("a", primary("a", 100));
+    scene.seen("b", replica("b", "a", true, 100));
+    assert_eq!(scene.acts(), ["reread", "stamp a [3]", "attach c [3]"]);
+    scene.ordered("a", Outcome::Done(Some(primary("a", 100))));
+    scene.pass(1);
+    scene.ordered("c", Outcome::Done(Some(syncing())));
+    assert_eq!(scene.acts(), ["publish on 5: 3 serving a [\"b\"]"]);
+    assert_eq!(scene.wanted().adopted, [at("a"), at("b"), at("c")]);
+    scene.stands(6);
+    scene.pass(1);
+    scene.seen("c", syncing());
+    assert_eq!(scene.acts(), NOTHING);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use failover::Event;
+use failover::{Event, PeerOpinion};
 use serde_json::json;
 use tokio::time::sleep;
 use topology::Endpoint;
@@ -86,12 +86,12 @@ impl Driver {
         let about = self.opinions.iter().filter(|((_, about), _)| about == service);
         let said: Vec<&BTreeSet<Endpoint>> = about.filter_map(|(_, opinion)| opinion.as_ref()).collect();
         let common = match said.split_first() {
-            _ if !self.peer_alive() || self.others.is_empty() => None,
-            None => Some(BTreeSet::new()),
+            _ if !self.peer_alive() => PeerOpinion::Gone,
+            None => PeerOpinion::Mute,
             // What every one of them cannot reach.
             Some((first, rest)) => {
                 let all = |addr: &&Endpoint| rest.iter().all(|other| other.contains(*addr));
-                Some(first.iter().filter(all).cloned().collect())
+                PeerOpinion::CannotReach(first.iter().filter(all).cloned().collect())
             }
         };
         if self.services.get(service).is_some_and(|s| s.group.view().peer != common) {

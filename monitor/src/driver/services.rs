@@ -273,12 +273,13 @@ impl Driver {
             .into_iter()
             .map(|(phase, took)| (format!("{phase}_ms"), json!(millis(took))))
             .collect();
+        let from = timeline.from.as_ref().map_or("an unknown primary".to_owned(), ToString::to_string);
+        let begun = if timeline.begun.is_some() { "" } else { "; another monitor began it" };
         info!(
             service = name,
             epoch = timeline.epoch,
             phases = %json!(phases),
-            "failover from {} to {} is complete",
-            timeline.from,
+            "failover from {from} to {} is complete{begun}",
             timeline.to
         );
         let verdict = |(addr, why): &(Endpoint, Option<failover::Disqualified>)| json!({"addr": addr, "eligible": why.is_none(), "why": why.map(|why| why.to_string())});
@@ -384,6 +385,7 @@ fn loudness(reason: &Reason) -> Level {
         | Reason::Confirming(_)
         | Reason::Birth
         | Reason::Growing(_)
+        | Reason::Adopting(_)
         | Reason::Shrinking(_) => Level::DEBUG,
         Reason::PrimaryTroubled(_)
         | Reason::PrimaryUnreachable

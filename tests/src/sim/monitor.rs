@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use failover::lead::{Bid, Lead, Peer};
 use failover::view::Announced;
-use failover::{Action, Event as GroupEvent, Group, PublishOutcome, Reason, Stored, Time};
+use failover::{Action, Event as GroupEvent, Group, PeerOpinion, PublishOutcome, Reason, Stored, Time};
 use topology::{Endpoint, LeaderRecord};
 
 use super::client::{Call, Client, Phase};
@@ -485,9 +485,11 @@ impl Sim {
 
     pub(super) fn pass_opinion(&mut self, at: usize) {
         let m = &self.monitors[at];
-        // One that is there and has not said anything yet does not agree to anything.
-        let said = m.peer_says.as_ref().map(|said| (**said).clone()).unwrap_or_default();
-        let said: Option<BTreeSet<Endpoint>> = (m.pair.alive && m.peer_there).then_some(said);
+        let said = match &m.peer_says {
+            _ if !m.pair.alive => PeerOpinion::Gone,
+            Some(said) if m.peer_there => PeerOpinion::CannotReach((**said).clone()),
+            Some(_) | None => PeerOpinion::Mute,
+        };
         if m.group.view().peer != said {
             self.group_event(at, GroupEvent::Peer(said));
         }

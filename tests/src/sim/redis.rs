@@ -603,6 +603,7 @@ impl Sim {
                 self.servers[at].users.insert((promoted, run_id));
             }
             Command::UseCredential { promoted, run_id } => self.servers[at].auth = Some((promoted, run_id)),
+            Command::UseLogin(_) => self.servers[at].auth = None,
             Command::KeepBacklog => {}
             Command::BecomePrimary => self.become_primary(at),
             Command::Follow(to) => self.follow(at, Some(index(&to))),

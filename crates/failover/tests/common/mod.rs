@@ -110,6 +110,7 @@ pub(crate) fn words(commands: &[Command]) -> String {
         Command::ReadOnly(on) => format!("read-only {on}"),
         Command::CreateCredential { promoted, run_id } => format!("create user {promoted} {run_id}"),
         Command::UseCredential { promoted, run_id } => format!("use user {promoted} {run_id}"),
+        Command::UseLogin(primary) => format!("use login of {}", primary.host()),
         Command::KeepBacklog => "keep backlog".into(),
         Command::BecomePrimary => "become primary".into(),
         Command::Follow(to) => format!("follow {}", name(to)),

@@ -9,6 +9,7 @@ mod pairing;
 mod services;
 mod session;
 mod show;
+mod tell;
 #[cfg(test)]
 mod tests;
 

@@ -6,6 +6,8 @@ use axum::http::header::{
 };
 use axum::http::{Response, StatusCode};
 
+use failover::confirm::Durability;
+
 use crate::view::View;
 
 const PRIMARY: HeaderName = HeaderName::from_static("x-albireo-primary");
@@ -29,18 +31,18 @@ pub(crate) fn text(status: StatusCode, kind: &'static str, body: impl Into<Body>
 }
 
 /// Marks an answer as given by this view's primary under its epoch.
-pub(crate) fn under(mut response: Response<Body>, view: &View, durability: &'static str) -> Response<Body> {
+pub(crate) fn under(mut response: Response<Body>, view: &View, durability: Durability) -> Response<Body> {
     let headers = response.headers_mut();
     headers.insert(PRIMARY, view.primary_header.clone());
     if let Some(epoch) = view.epoch_header.clone() {
         headers.insert(EPOCH, epoch);
     }
-    headers.insert(DURABILITY, HeaderValue::from_static(durability));
+    headers.insert(DURABILITY, HeaderValue::from_static(durability.as_str()));
     response
 }
 
-/// Says how many servers are known to hold the write.
-pub(crate) fn with_copies(mut response: Response<Body>, copies: u64) -> Response<Body> {
+/// Says how many replicas are known to hold the write, besides the primary.
+pub(crate) fn with_copies(mut response: Response<Body>, copies: usize) -> Response<Body> {
     response.headers_mut().insert(COPIES, HeaderValue::from(copies));
     response
 }
@@ -62,6 +64,10 @@ pub(crate) enum Refusal {
     TooLarge(usize),
     /// 503: nothing was written, nothing was read.
     Unavailable(String),
+    /// 503: fewer replicas are in sync than a write needs; nothing was written.
+    NotEnoughReplicas(String),
+    /// 503: a strong read that nobody confirmed in time. A read has no effect, so it may simply be asked again.
+    NotConfirmed(String),
     /// 503: too many requests at once, with the limit.
     Overloaded(usize),
     /// 504: it may have been written.
@@ -76,7 +82,10 @@ impl Refusal {
         let mut response = json(status, body.to_string());
         let headers = response.headers_mut();
         match self {
-            Refusal::Unavailable(_) | Refusal::Overloaded(_) => {
+            Refusal::Unavailable(_)
+            | Refusal::NotEnoughReplicas(_)
+            | Refusal::NotConfirmed(_)
+            | Refusal::Overloaded(_) => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
             Refusal::Method(allowed) => {
@@ -113,6 +122,10 @@ impl Refusal {
                 (StatusCode::PAYLOAD_TOO_LARGE, "too_large", format!("a value has at most {limit} bytes"))
             }
             Refusal::Unavailable(why) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", why.clone()),
+            Refusal::NotEnoughReplicas(why) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "not_enough_replicas", why.clone())
+            }
+            Refusal::NotConfirmed(why) => (StatusCode::SERVICE_UNAVAILABLE, "not_confirmed", why.clone()),
             Refusal::Overloaded(limit) => {
                 let why = format!("more than {limit} requests at once");
                 (StatusCode::SERVICE_UNAVAILABLE, "overloaded", why)

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use failover::confirm::Durability;
 use settings::{
     Ini, Key, LOG, LogSettings, Problem, Problems, REDIS, REDIS_MEMBER, ReadFile, Reader, RedisSettings,
     Schema, Secret, Section, SectionReader, ZOOKEEPER, ZookeeperSettings,
@@ -55,6 +56,7 @@ pub(crate) struct Api {
     pub(crate) service: String,
     /// The announcement of that service.
     pub(crate) service_path: ZnodePath,
+    /// What an acknowledged write means, where there is a record.
     pub(crate) durability: Durability,
     /// Put before every key.
     pub(crate) key_prefix: String,
@@ -65,22 +67,6 @@ pub(crate) struct Api {
     pub(crate) max_in_flight: usize,
     /// Guards reads and writes of keys.
     pub(crate) token: Option<Secret>,
-}
-
-/// What an acknowledged write means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Durability {
-    /// The primary has it.
-    Async,
-}
-
-impl Durability {
-    /// The word in the file and in headers.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Durability::Async => "async",
-        }
-    }
 }
 
 impl Config {
@@ -205,15 +191,9 @@ fn service_path(section: &mut SectionReader<'_, '_>, zookeeper: &ZookeeperSettin
     }
 }
 
-/// `sync` is never weakened in silence.
 fn durability(section: &mut SectionReader<'_, '_>) -> Durability {
-    let words = [("async", Some(Durability::Async)), ("sync", None)];
-    if section.choice("durability", &words) == Some(None) {
-        let why = "sync (acknowledged only when every in-sync replica has it) is not yet available; it comes with a \
-                   later version, until then take async";
-        section.refuse("durability", why);
-    }
-    Durability::Async
+    let words = [Durability::Sync, Durability::Async].map(|durability| (durability.as_str(), durability));
+    section.choice("durability", &words).unwrap_or(Durability::Sync)
 }
 
 fn key_prefix(section: &mut SectionReader<'_, '_>) -> String {

@@ -5,29 +5,31 @@
 //! the view's epoch. That proves that the process is the recorded one, promoted, and stamped; so nothing is ever
 //! read from a replica that is still to be promoted, and a failover needs no new connection.
 //!
-//! Writes travel in batches, one batch at a time per lane: the next one is what came in meanwhile. Reads travel
-//! beside them in the same way. Whatever is on its way when the connection ends is given up by [`Flight`]: reads are
-//! asked again, batches are settled (R17).
+//! There are two kinds. A *quick* lane carries what is answered at once: plain reads, and writes that are acknowledged
+//! when the primary has them. A *confirming* lane carries what waits for the replicas ([`crate::round`]): WAIT blocks
+//! its connection, and nothing that need not wait stands behind it. Both send in batches, one at a time per lane: the
+//! next one is what came in meanwhile. Whatever is on its way when the connection ends is given up by
+//! [`crate::flight`]: reads are asked again, batches are settled (R17).
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use failover::confirm::{Cause, Failure, classify};
+use failover::confirm::{Cause, Durability, Failure, classify};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use wire::{Command, Link, LinkError, Receiver, Reply, Sender, cmd};
 
-use crate::pool::{Lost, Member, Pool};
-use crate::queue::{Answer, Read, Write, Written};
+use crate::flight::{Batch, Flight, Sent};
+use crate::pool::{Member, Pool};
+use crate::queue::{Acknowledged, Answer, Read, Write, Written};
 use crate::script;
 use crate::view::{Source, View};
 
 /// Writes in one batch (R3).
-const BATCH_WRITES: usize = 512;
+pub(crate) const BATCH_WRITES: usize = 512;
 
 /// Their keys and values together, in bytes; one larger write goes alone (R3).
-const BATCH_BYTES: usize = 1 << 20;
+pub(crate) const BATCH_BYTES: usize = 1 << 20;
 
 /// Reads in one pipeline.
 const READS: usize = 1024;
@@ -65,9 +67,18 @@ fn pause_before_open(primary: bool, tries: u32) -> Duration {
     }
 }
 
+/// What a lane carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// What the primary alone answers.
+    Quick,
+    /// What the replicas in sync have to confirm.
+    Confirming,
+}
+
 /// Why a connection is not used any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-enum End {
+pub(crate) enum End {
     #[error("{0}")]
     Link(#[from] LinkError),
     #[error("no answer for {} ms", STALL.as_millis())]
@@ -76,10 +87,12 @@ enum End {
     Deposed,
     #[error("an answer that does not fit the question")]
     Unexpected,
+    #[error("what was written cannot be confirmed under its epoch")]
+    Unconfirmed,
 }
 
 /// Keeps one connection to `member` for ever; ended by being aborted.
-pub(crate) async fn run(pool: Arc<Pool>, member: Arc<Member>) {
+pub(crate) async fn run(pool: Arc<Pool>, member: Arc<Member>, kind: Kind) {
     let mut views = pool.views.clone();
     let mut tries = 0;
     loop {
@@ -92,7 +105,7 @@ pub(crate) async fn run(pool: Arc<Pool>, member: Arc<Member>) {
         match open(&pool, &member).await {
             Ok(greeted) => {
                 tries = 0;
-                let mut session = Session::new(&pool, &member, greeted);
+                let mut session = Session::new(&pool, &member, kind, greeted);
                 let end = session.run().await;
                 drop(session);
                 pool.in_trouble(&member.addr, &end);
@@ -139,67 +152,18 @@ async fn open(pool: &Pool, member: &Member) -> Result<Greeted, String> {
     Ok(Greeted { sender, receiver, run_id, client_id, sha })
 }
 
-/// Writes that went out together, and what is needed to learn later what became of them.
-#[derive(Debug)]
-pub(crate) struct Batch {
-    /// The view under which it was sent.
-    pub(crate) view: Arc<View>,
-    /// The process to which it was sent.
-    pub(crate) run_id: Arc<str>,
-    /// The connection, as that process knows it.
-    pub(crate) client_id: Option<u64>,
-    /// The connection's marker.
-    pub(crate) marker: Arc<str>,
-    /// What the marker holds once the batch is applied.
-    pub(crate) number: u64,
-    /// The writes.
-    pub(crate) writes: Vec<Write>,
-}
-
-/// Something that was sent and not yet answered.
-enum Sent {
-    Read(Read, Arc<View>),
-    Plain(Write, Arc<View>),
-    Batch(Batch),
-    Proof(Arc<View>),
-    Script,
-    Ping,
-}
-
-/// All that is on its way on one connection. Whatever ends the connection, this is dropped, and nothing is forgotten.
-struct Flight {
-    pool: Arc<Pool>,
-    sent: VecDeque<Sent>,
-}
-
-impl Drop for Flight {
-    fn drop(&mut self) {
-        for sent in self.sent.drain(..) {
-            match sent {
-                Sent::Batch(batch) => self.pool.lose(Lost::new(batch)),
-                Sent::Plain(write, _) => {
-                    let why =
-                        "the connection was lost, and without a monitor nothing tells what became of it";
-                    let _ = write.done.send(Written::Indeterminate(why.to_owned()));
-                }
-                // A read that is dropped unanswered is asked again.
-                Sent::Read(..) | Sent::Proof(_) | Sent::Script | Sent::Ping => {}
-            }
-        }
-    }
-}
-
 /// One connection in use.
-struct Session<'a> {
-    pool: &'a Pool,
+pub(crate) struct Session<'a> {
+    pub(crate) pool: &'a Pool,
     member: &'a Member,
+    kind: Kind,
     sender: Sender,
     receiver: Receiver,
     run_id: Arc<str>,
     client_id: Option<u64>,
     marker: Arc<str>,
     sha: String,
-    flight: Flight,
+    pub(crate) flight: Flight,
     /// The number of the last batch.
     number: u64,
     /// Replies to writes that are still due: of one batch, or of plain writes. Nothing more is sent meanwhile.
@@ -213,6 +177,8 @@ struct Session<'a> {
     reads: bool,
     /// And that it takes writes under the present epoch, as far as is known.
     writes: bool,
+    /// The same, and clients' writes go down this lane.
+    usable: bool,
     /// When to ask the server to show that, if it has not.
     proof_at: Instant,
     proof_out: bool,
@@ -225,19 +191,20 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn new(pool: &'a Arc<Pool>, member: &'a Member, greeted: Greeted) -> Self {
+    fn new(pool: &'a Arc<Pool>, member: &'a Member, kind: Kind, greeted: Greeted) -> Self {
         let now = Instant::now();
         member.connected(&greeted.run_id);
         Self {
             pool,
             member,
+            kind,
             sender: greeted.sender,
             receiver: greeted.receiver,
             run_id: greeted.run_id.into(),
             client_id: greeted.client_id,
             marker: pool.next_marker(),
             sha: greeted.sha,
-            flight: Flight { pool: pool.clone(), sent: VecDeque::new() },
+            flight: Flight::new(pool.clone()),
             number: 0,
             writes_out: 0,
             reads_out: 0,
@@ -245,6 +212,7 @@ impl<'a> Session<'a> {
             primary: false,
             reads: false,
             writes: false,
+            usable: false,
             proof_at: now,
             proof_out: false,
             proofs_failed: 0,
@@ -271,7 +239,11 @@ impl<'a> Session<'a> {
         loop {
             self.send().await?;
             let proof_due = self.primary && !self.writes && !self.proof_out;
-            let room = self.reads_out == 0;
+            let quick = self.kind == Kind::Quick;
+            let room = quick && self.reads_out == 0;
+            let round = !quick && self.writes && self.flight.round.is_none();
+            let writes =
+                self.writes && self.carries_writes() && self.writes_out == 0 && self.flight.round.is_none();
             tokio::select! {
                 reply = self.receiver.next() => {
                     self.handle(reply?)?;
@@ -288,11 +260,12 @@ impl<'a> Session<'a> {
                     self.adopt(view)?;
                 }
                 () = pool.queue.reads_there.notified(), if self.reads && room => {}
-                () = pool.queue.writes_there.notified(), if self.writes && self.writes_out == 0 => {}
+                () = pool.queue.writes_there.notified(), if writes => {}
+                () = pool.queue.strong_there.notified(), if round => {}
                 () = member.queue.reads_there.notified(), if room => {}
                 () = sleep_until(self.proof_at), if proof_due => {}
                 _ = stall.tick() => {
-                    if !self.flight.sent.is_empty() && self.heard.elapsed() > STALL {
+                    if !self.flight.is_empty() && self.heard.elapsed() > STALL {
                         return Err(End::Stalled);
                     }
                 }
@@ -312,8 +285,14 @@ impl<'a> Session<'a> {
         // A record that is born takes nothing back from the primary that was announced.
         let born = was.is_some_and(|was| was.source == Source::Path);
         let reign_over = !primary || !(same_reign || born);
-        if self.primary && reign_over && !self.flight.sent.is_empty() {
+        if self.primary && reign_over && !self.flight.is_empty() {
             return Err(End::Deposed);
+        }
+        // WAIT would wait in vain for a replica that has left the set.
+        if let (Some(round), Some(view)) = (&self.flight.round, &view)
+            && !round.view.set_lives_on(view)
+        {
+            return Err(End::Unconfirmed);
         }
         self.primary = primary;
         self.view = view;
@@ -331,10 +310,21 @@ impl<'a> Session<'a> {
     }
 
     fn set_writes(&mut self, writes: bool) {
-        if self.writes != writes {
-            self.writes = writes;
-            self.member.usable(writes);
+        self.writes = writes;
+        let usable = writes && self.carries_writes();
+        if self.usable != usable {
+            self.usable = usable;
+            self.member.usable(usable);
             self.pool.readiness_changed();
+        }
+    }
+
+    /// Whether writes go down this lane under the present view.
+    fn carries_writes(&self) -> bool {
+        let Some(view) = &self.view else { return false };
+        match view.durability(self.pool.options.durability) {
+            Durability::Async => self.kind == Kind::Quick,
+            Durability::Sync => self.kind == Kind::Confirming,
         }
     }
 
@@ -343,7 +333,7 @@ impl<'a> Session<'a> {
         let mut out = Vec::new();
         self.collect(&mut out);
         let now = Instant::now();
-        if out.is_empty() && self.flight.sent.is_empty() && now - self.sent_at > IDLE {
+        if out.is_empty() && self.flight.is_empty() && now - self.sent_at > IDLE {
             out.push(cmd!["PING"]);
             self.flight.sent.push_back(Sent::Ping);
         }
@@ -362,18 +352,22 @@ impl<'a> Session<'a> {
     }
 
     fn collect(&mut self, out: &mut Vec<Command>) {
-        if self.flight.sent.is_empty() {
+        if self.flight.is_empty() {
             self.heard = Instant::now();
         }
         let Some(view) = self.view.clone() else { return };
-        self.push_reads(&view, out);
+        if self.kind == Kind::Quick {
+            self.push_reads(&view, out);
+        }
         if !self.primary {
             return;
         }
-        match view.source {
-            Source::Path => self.push_plain(&view, out),
-            Source::State if self.writes => self.push_batch(&view, out),
-            Source::State => self.push_proof(&view, out),
+        match (view.source, self.kind) {
+            (Source::Path, Kind::Quick) => self.push_plain(&view, out),
+            (Source::Path, Kind::Confirming) => {}
+            (Source::State, _) if !self.writes => self.push_proof(&view, out),
+            (Source::State, Kind::Quick) => self.push_batch(&view, out),
+            (Source::State, Kind::Confirming) => self.push_round(&view, out),
         }
     }
 
@@ -405,24 +399,37 @@ impl<'a> Session<'a> {
     }
 
     fn push_batch(&mut self, view: &Arc<View>, out: &mut Vec<Command>) {
-        if self.writes_out > 0 {
+        if self.writes_out > 0 || !self.carries_writes() {
             return;
         }
+        if let Some(batch) = self.next_batch(view) {
+            self.writes_out = 1;
+            out.push(self.script(view, &batch.writes));
+            self.flight.sent.push_back(Sent::Batch(batch));
+        }
+    }
+
+    /// What waits to be written, under the next number.
+    pub(crate) fn next_batch(&mut self, view: &Arc<View>) -> Option<Batch> {
         let writes = self.pool.queue.take_writes(BATCH_WRITES, BATCH_BYTES);
         if writes.is_empty() {
-            return;
+            return None;
         }
         self.number += 1;
-        self.writes_out = 1;
-        out.push(script::write(&self.sha, view.epoch, &self.marker, self.number, &writes));
-        self.flight.sent.push_back(Sent::Batch(Batch {
+        self.pool.metrics.batch_writes.observe(f64::from(u32::try_from(writes.len()).unwrap_or(u32::MAX)));
+        Some(Batch {
             view: view.clone(),
             run_id: self.run_id.clone(),
             client_id: self.client_id,
             marker: self.marker.clone(),
             number: self.number,
             writes,
-        }));
+        })
+    }
+
+    /// The conditional script with these writes, under the number of the last batch. Without writes it is a barrier.
+    pub(crate) fn script(&self, view: &View, writes: &[Write]) -> Command {
+        script::write(&self.sha, view.epoch, &self.marker, self.number, writes)
     }
 
     /// Asks the server to show that it takes writes under the view's epoch: a batch of none. The marker is written
@@ -433,10 +440,10 @@ impl<'a> Session<'a> {
         }
         if self.script_lost {
             out.push(cmd!["SCRIPT", "LOAD", script::WRITE]);
-            self.flight.sent.push_back(Sent::Script);
+            self.flight.sent.push_back(Sent::Load);
             self.script_lost = false;
         }
-        out.push(script::write(&self.sha, view.epoch, &self.marker, self.number, &[]));
+        out.push(self.script(view, &[]));
         self.flight.sent.push_back(Sent::Proof(view.clone()));
         self.proof_out = true;
     }
@@ -446,21 +453,23 @@ impl<'a> Session<'a> {
         match self.flight.sent.pop_front() {
             Some(Sent::Read(read, view)) => {
                 self.reads_out -= 1;
-                self.handle_read(read, view, reply);
+                self.answer_read(read, view, reply);
             }
             Some(Sent::Plain(write, view)) => {
                 self.writes_out -= 1;
                 self.handle_write(write, view, &reply);
             }
             Some(Sent::Batch(batch)) => return self.handle_batch(batch, &reply),
+            Some(Sent::Part(part)) => return self.handle_part(part, reply),
             Some(Sent::Proof(view)) => self.handle_proof(&view, &reply),
-            Some(Sent::Script | Sent::Ping) => {}
+            Some(Sent::Load | Sent::Ping) => {}
             None => return Err(End::Unexpected),
         }
         Ok(())
     }
 
-    fn handle_read(&mut self, read: Read, view: Arc<View>, reply: Reply) {
+    /// Gives a read its answer.
+    pub(crate) fn answer_read(&self, read: Read, view: Arc<View>, reply: Reply) {
         if let Some(text) = reply.error()
             && let Failure::Definite(_) = classify(text)
         {
@@ -471,51 +480,60 @@ impl<'a> Session<'a> {
         let _ = read.done.send(Answer { view, reply });
     }
 
-    /// One write and the answer to it alone.
-    fn handle_write(&mut self, write: Write, view: Arc<View>, reply: &Reply) {
+    /// One write and the answer to it alone; given back if it was applied.
+    pub(crate) fn unless_refused(&self, write: Write, reply: &Reply) -> Option<Write> {
         match reply.error().map(|text| (text, classify(text))) {
-            None => {
-                let _ = write.done.send(Written::Applied(view));
-            }
+            None => return Some(write),
             Some((text, Failure::Definite(_))) => self.again_later(write, text),
             Some((text, Failure::WrongType | Failure::Indeterminate)) => {
                 let _ = write.done.send(Written::Indeterminate(text.to_owned()));
             }
         }
+        None
+    }
+
+    fn handle_write(&mut self, write: Write, view: Arc<View>, reply: &Reply) {
+        if let Some(write) = self.unless_refused(write, reply) {
+            let _ = write.done.send(Written::Applied(Acknowledged::by_primary(&view)));
+        }
     }
 
     fn handle_batch(&mut self, batch: Batch, reply: &Reply) -> Result<(), End> {
         self.writes_out = 0;
+        let view = batch.view.clone();
+        for write in self.applied(batch, reply)?.into_iter().flat_map(|batch| batch.writes) {
+            let _ = write.done.send(Written::Applied(Acknowledged::by_primary(&view)));
+        }
+        Ok(())
+    }
+
+    /// What of a batch was applied, by the answer of its script: none of it after a definite failure, then it goes
+    /// back to the queue. Whatever cannot be understood ends the connection, and the batch is settled.
+    pub(crate) fn applied(&mut self, mut batch: Batch, reply: &Reply) -> Result<Option<Batch>, End> {
         let count = batch.writes.len();
         match reply {
             Reply::Int(applied) if usize::try_from(*applied) == Ok(count) => {
-                for write in batch.writes {
-                    let _ = write.done.send(Written::Applied(batch.view.clone()));
-                }
                 self.proofs_failed = 0;
+                return Ok(Some(batch));
             }
             Reply::Array(results) if results.len() == count => {
-                for (write, result) in batch.writes.into_iter().zip(results) {
-                    self.handle_write(write, batch.view.clone(), result);
-                }
+                let each = std::mem::take(&mut batch.writes).into_iter().zip(results);
+                batch.writes =
+                    each.filter_map(|(write, result)| self.unless_refused(write, result)).collect();
+                return Ok(Some(batch));
             }
             Reply::Error(text) => match classify(text) {
                 Failure::Definite(cause) => {
                     self.pool.queue.put_back(batch.writes);
                     self.doubt(cause, text);
+                    return Ok(None);
                 }
-                Failure::WrongType | Failure::Indeterminate => {
-                    self.pool.in_trouble(&self.member.addr, text);
-                    self.flight.sent.push_front(Sent::Batch(batch));
-                    return Err(End::Unexpected);
-                }
+                Failure::WrongType | Failure::Indeterminate => self.pool.in_trouble(&self.member.addr, text),
             },
-            Reply::Int(_) | Reply::Array(_) | Reply::Nil | Reply::Status(_) | Reply::Bulk(_) => {
-                self.flight.sent.push_front(Sent::Batch(batch));
-                return Err(End::Unexpected);
-            }
+            Reply::Int(_) | Reply::Array(_) | Reply::Nil | Reply::Status(_) | Reply::Bulk(_) => {}
         }
-        Ok(())
+        self.flight.sent.push_front(Sent::Batch(batch));
+        Err(End::Unexpected)
     }
 
     fn handle_proof(&mut self, asked: &View, reply: &Reply) {
@@ -541,7 +559,7 @@ impl<'a> Session<'a> {
     }
 
     /// The server does not take writes now: nothing is sent until it has shown that it does again.
-    fn doubt(&mut self, cause: Cause, text: &str) {
+    pub(crate) fn doubt(&mut self, cause: Cause, text: &str) {
         self.pool.in_trouble(&self.member.addr, &text);
         match cause {
             Cause::ReadOnly => self.reads = false,

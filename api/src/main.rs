@@ -1,16 +1,19 @@
 //! The HTTP front of a Redis group: follows who is primary, and routes reads and writes there.
 //!
 //! Read in this order: `view` (what is believed, and that it never goes back), `lane` (one connection: what may be
-//! sent on it, and when), `script` (the two steps that Redis takes as one), `settle` (what became of an answer that
+//! sent on it, and when), `round` (what waits for the replicas), `flight` (what is on its way, and the question who has
+//! it), `script` (the steps that Redis takes as one), `settle` (what became of an answer that
 //! never came), `pool` (all of a service together), `request`, `routes` and `answer` (HTTP).
 
 mod answer;
 mod config;
+mod flight;
 mod lane;
 mod metrics;
 mod pool;
 mod queue;
 mod request;
+mod round;
 mod routes;
 mod script;
 mod services;
@@ -144,6 +147,7 @@ fn serve_from(config: Config, store: Store) -> Front {
     let layout = Layout::new(config.zookeeper.state_root.clone());
     let logins = config.clone();
     let options = Options {
+        durability: config.api.durability,
         process: format!("{:016x}", RandomState::new().hash_one(std::process::id())),
         connect_timeout: CONNECT_TIMEOUT,
         login: Box::new(move |addr| logins.login(addr)),

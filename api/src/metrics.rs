@@ -52,6 +52,9 @@ pub(crate) struct Metrics {
     requests: Family<RequestLabels, Counter>,
     seconds: Family<TimeLabels, Histogram, fn() -> Histogram>,
     settled: Family<SettledLabels, Counter>,
+    batch_writes: Family<ServiceLabels, Histogram, fn() -> Histogram>,
+    looks: Family<ServiceLabels, Counter>,
+    indeterminate: Family<ServiceLabels, Counter>,
     refused_views: Family<ServiceLabels, Counter>,
     epoch: Family<ServiceLabels, Gauge<u64, AtomicU64>>,
     ready: Family<ServiceLabels, Gauge>,
@@ -72,6 +75,12 @@ pub(crate) struct ServiceMetrics {
     pub(crate) settled_not_applied: Counter,
     /// Batches of which nothing can be said.
     pub(crate) settled_unknown: Counter,
+    /// Writes in each batch.
+    pub(crate) batch_writes: Histogram,
+    /// Looks at the replicas, to see whether they have what was written.
+    pub(crate) looks: Counter,
+    /// Writes of which the client was told that nothing can be said.
+    pub(crate) indeterminate: Counter,
     /// Contents of znodes that moved nothing.
     pub(crate) refused_views: Counter,
     /// The epoch of the view.
@@ -87,6 +96,11 @@ fn histogram() -> Histogram {
     Histogram::new(bounds)
 }
 
+/// How many at once: from a single one to a full batch.
+fn sizes() -> Histogram {
+    Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0])
+}
+
 impl Metrics {
     /// Nothing counted yet.
     pub(crate) fn new() -> Self {
@@ -95,6 +109,9 @@ impl Metrics {
             requests: Family::default(),
             seconds: Family::new_with_constructor(histogram),
             settled: Family::default(),
+            batch_writes: Family::new_with_constructor(sizes),
+            looks: Family::default(),
+            indeterminate: Family::default(),
             refused_views: Family::default(),
             epoch: Family::default(),
             ready: Family::default(),
@@ -112,6 +129,11 @@ impl Metrics {
         add.register("albireo_api_in_flight", "Reads and writes being answered", self.in_flight.clone());
         let help = "Batches whose answer was lost, and what became of them";
         add.register("albireo_api_settled", help, self.settled.clone());
+        add.register("albireo_api_batch_writes", "Writes that went out together", self.batch_writes.clone());
+        let help = "Times that the primary was asked which replicas have what was written";
+        add.register("albireo_api_looks", help, self.looks.clone());
+        let help = "Writes answered 504: neither acknowledged nor definitely failed";
+        add.register("albireo_api_indeterminate", help, self.indeterminate.clone());
         let help = "Contents of znodes that were refused; the last good view stayed";
         add.register("albireo_api_refused_views", help, self.refused_views.clone());
         add.register("albireo_api_epoch", "Epoch of the view; 0 by path alone", self.epoch.clone());
@@ -139,6 +161,9 @@ impl Metrics {
             settled_applied: settled("applied"),
             settled_not_applied: settled("not_applied"),
             settled_unknown: settled("unknown"),
+            batch_writes: self.batch_writes.get_or_create_owned(&labels),
+            looks: self.looks.get_or_create_owned(&labels),
+            indeterminate: self.indeterminate.get_or_create_owned(&labels),
             refused_views: self.refused_views.get_or_create_owned(&labels),
             epoch: self.epoch.get_or_create_owned(&labels),
         }
@@ -152,6 +177,9 @@ impl Metrics {
     /// Forgets a service that is gone.
     pub(crate) fn forget(&self, name: &str) {
         let labels = ServiceLabels { service: name.to_owned() };
+        self.batch_writes.remove(&labels);
+        self.looks.remove(&labels);
+        self.indeterminate.remove(&labels);
         self.refused_views.remove(&labels);
         self.epoch.remove(&labels);
         self.ready.remove(&labels);
@@ -180,6 +208,8 @@ mod tests {
         let service = metrics.service("posts");
         service.settled_not_applied.inc();
         service.epoch.set(7);
+        service.batch_writes.observe(3.0);
+        service.indeterminate.inc();
         metrics.set_ready("posts", true);
         let text = metrics.text();
         for line in [
@@ -188,6 +218,9 @@ mod tests {
             "albireo_api_request_seconds_bucket{le=\"0.005\",route=\"get\"} 1",
             "albireo_api_settled_total{service=\"posts\",outcome=\"not_applied\"} 1",
             "albireo_api_epoch{service=\"posts\"} 7",
+            "albireo_api_batch_writes_bucket{le=\"4.0\",service=\"posts\"} 1",
+            "albireo_api_indeterminate_total{service=\"posts\"} 1",
+            "albireo_api_looks_total{service=\"posts\"} 0",
             "albireo_api_ready{service=\"posts\"} 1",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} in\n{text}");

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use failover::confirm::Durability;
 use tokio::sync::{Notify, oneshot};
 use wire::Reply;
 
@@ -47,10 +48,39 @@ pub(crate) struct Write {
 /// The outcome of a write that was sent. A definite failure is none: such a write goes back to the queue.
 #[derive(Debug)]
 pub(crate) enum Written {
-    /// It is part of the history of this view's primary.
-    Applied(Arc<View>),
+    /// It is part of the history of a primary.
+    Applied(Acknowledged),
     /// It may be, or not; why.
     Indeterminate(String),
+}
+
+/// What an acknowledgement says.
+#[derive(Debug, Clone)]
+pub(crate) struct Acknowledged {
+    /// The view under which it was given.
+    pub(crate) view: Arc<View>,
+    /// What it promises.
+    pub(crate) durability: Durability,
+}
+
+impl Acknowledged {
+    /// Every replica in sync has it.
+    pub(crate) fn by_all(view: &Arc<View>) -> Self {
+        Self { view: view.clone(), durability: Durability::Sync }
+    }
+
+    /// The primary has it.
+    pub(crate) fn by_primary(view: &Arc<View>) -> Self {
+        Self { view: view.clone(), durability: Durability::Async }
+    }
+
+    /// How many replicas are known to have it, besides the primary.
+    pub(crate) fn copies(&self) -> usize {
+        match self.durability {
+            Durability::Sync => self.view.in_sync.len(),
+            Durability::Async => 0,
+        }
+    }
 }
 
 /// Whether a write lies in the queue or may have been sent: what its requester can be told at the deadline.
@@ -86,9 +116,12 @@ impl Ticket {
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     reads: Mutex<VecDeque<Read>>,
+    strong: Mutex<VecDeque<Read>>,
     writes: Mutex<VecDeque<Write>>,
     /// One permit when there is a read to take.
     pub(crate) reads_there: Notify,
+    /// One permit when there is a strong read to take.
+    pub(crate) strong_there: Notify,
     /// One permit when there is a write to take.
     pub(crate) writes_there: Notify,
 }
@@ -98,6 +131,12 @@ impl Queue {
     pub(crate) fn push_read(&self, read: Read) {
         locked(&self.reads).push_back(read);
         self.reads_there.notify_one();
+    }
+
+    /// Adds a read that is to be confirmed (R8).
+    pub(crate) fn push_strong(&self, read: Read) {
+        locked(&self.strong).push_back(read);
+        self.strong_there.notify_one();
     }
 
     /// Adds a write.
@@ -119,16 +158,12 @@ impl Queue {
 
     /// Up to `most` reads that somebody still waits for.
     pub(crate) fn take_reads(&self, most: usize) -> Vec<Read> {
-        let mut queue = locked(&self.reads);
-        let mut taken = Vec::with_capacity(most.min(queue.len()));
-        while taken.len() < most {
-            match queue.pop_front() {
-                Some(read) if read.done.is_closed() => {}
-                Some(read) => taken.push(read),
-                None => break,
-            }
-        }
-        taken
+        take(&self.reads, most)
+    }
+
+    /// The same of those that are to be confirmed.
+    pub(crate) fn take_strong(&self, most: usize) -> Vec<Read> {
+        take(&self.strong, most)
     }
 
     /// Up to `most` writes of together `most_bytes` (or a single larger one) that somebody still waits for.
@@ -150,6 +185,19 @@ impl Queue {
         }
         taken
     }
+}
+
+fn take(queue: &Mutex<VecDeque<Read>>, most: usize) -> Vec<Read> {
+    let mut queue = locked(queue);
+    let mut taken = Vec::with_capacity(most.min(queue.len()));
+    while taken.len() < most {
+        match queue.pop_front() {
+            Some(read) if read.done.is_closed() => {}
+            Some(read) => taken.push(read),
+            None => break,
+        }
+    }
+    taken
 }
 
 /// A panic elsewhere leaves a queue that is still in order.

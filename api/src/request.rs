@@ -111,6 +111,8 @@ pub(crate) struct Query {
     pub(crate) ttl_ms: Option<u64>,
     /// `from=secondary`
     pub(crate) secondary: bool,
+    /// `consistency=strong`
+    pub(crate) strong: bool,
 }
 
 impl Query {
@@ -134,8 +136,11 @@ impl Query {
                 "value" => query.value = Some(value),
                 "ttl_ms" => query.ttl_ms = Some(ttl_ms(&value)?),
                 "from" => query.secondary = from_secondary(&value)?,
-                _ => consistency(&value)?,
+                _ => query.strong = consistency(&value)?,
             }
+        }
+        if query.strong && query.secondary {
+            return Err(bad("a strong read is one of the primary: not with `from=secondary`".to_owned()));
         }
         Ok(query)
     }
@@ -159,14 +164,13 @@ fn from_secondary(value: &[u8]) -> Result<bool, Refusal> {
     }
 }
 
-fn consistency(value: &[u8]) -> Result<(), Refusal> {
-    let why = match value {
-        b"plain" => return Ok(()),
-        b"strong" => "consistency=strong is not available yet: it comes with durability = sync",
-        _ => "`consistency` is plain or strong",
-    };
-    let code = if value == b"strong" { "not_available" } else { "bad_request" };
-    Err(Refusal::Bad(code, why.to_owned()))
+/// Whether it is strong.
+fn consistency(value: &[u8]) -> Result<bool, Refusal> {
+    match value {
+        b"plain" => Ok(false),
+        b"strong" => Ok(true),
+        _ => Err(Refusal::Bad("bad_request", "`consistency` is plain or strong".to_owned())),
+    }
 }
 
 /// Undoes percent-encoding, and in a query also `+`; `None` for a `%` that encodes nothing.
@@ -279,6 +283,7 @@ mod tests {
             ("ttl_ms=1500", Query { ttl_ms: Some(1500), ..Query::default() }),
             ("from=secondary", Query { secondary: true, ..Query::default() }),
             ("from=primary&consistency=plain", Query::default()),
+            ("from=primary&consistency=strong", Query { strong: true, ..Query::default() }),
         ];
         for (text, query) in rows {
             assert_eq!(Query::read(text), Ok(query), "{text}");
@@ -294,8 +299,8 @@ mod tests {
             ("ttl_ms=9000000000001", "bad_ttl"),
             ("ttl_ms=99999999999999999999", "bad_ttl"),
             ("from=x", "bad_request"),
-            ("consistency=strong", "not_available"),
             ("consistency=x", "bad_request"),
+            ("consistency=strong&from=secondary", "bad_request"),
         ] {
             assert!(matches!(Query::read(text), Err(Refusal::Bad(c, _)) if c == code), "{text}");
         }

@@ -115,12 +115,13 @@ async fn get(
     let pool = front.pool(service)?;
     let _share = front.share()?;
     let (stored, deadline) = (key.stored.into(), begun + front.api.deadline);
-    let asked = if query.secondary {
-        pool.read_secondary(stored, deadline).await
+    let answer = if query.strong {
+        pool.read_strong(stored, deadline).await.map_err(Refusal::NotConfirmed)?
+    } else if query.secondary {
+        pool.read_secondary(stored, deadline).await.map_err(Refusal::Unavailable)?
     } else {
-        pool.read(stored, deadline).await
+        pool.read(stored, deadline).await.map_err(Refusal::Unavailable)?
     };
-    let answer = asked.map_err(Refusal::Unavailable)?;
     let response = match &answer.reply {
         Reply::Bulk(value) => json(StatusCode::OK, pair(&key.shown, Some(value))),
         Reply::Nil => json(StatusCode::NOT_FOUND, pair(&key.shown, None)),
@@ -130,7 +131,7 @@ async fn get(
             return Err(Refusal::Unavailable("an answer that does not fit the question".to_owned()));
         }
     };
-    Ok(under(response, &answer.view, front.api.durability.as_str()))
+    Ok(under(response, &answer.view, answer.view.durability(front.api.durability)))
 }
 
 async fn write(
@@ -149,13 +150,17 @@ async fn write(
     let deadline = begun + front.api.deadline;
     let value = value(query.value, request, front.api.max_value_bytes, deadline).await?;
     let written = pool.write(key.stored.into(), value.clone(), query.ttl_ms, deadline).await;
-    let view = written.map_err(|not_written| match not_written {
+    let acknowledged = written.map_err(|not_written| match not_written {
         NotWritten::Failed(why) => Refusal::Unavailable(why),
-        NotWritten::Indeterminate(why) => Refusal::Indeterminate(why),
+        NotWritten::TooFew(why) => Refusal::NotEnoughReplicas(why),
+        NotWritten::Indeterminate(why) => {
+            pool.metrics.indeterminate.inc();
+            Refusal::Indeterminate(why)
+        }
     })?;
     let response = json(StatusCode::OK, pair(&key.shown, Some(&value)));
-    // Without a confirmation one server is known to have it.
-    Ok(with_copies(under(response, &view, front.api.durability.as_str()), 1))
+    let response = under(response, &acknowledged.view, acknowledged.durability);
+    Ok(with_copies(response, acknowledged.copies()))
 }
 
 /// The value of a write: the query's in the original's form, else the body.
@@ -213,7 +218,7 @@ fn topology(front: &Front, service: Option<&str>) -> Result<Response<Body>, Refu
         "secondary": view.replicas,
         "epoch": view.epoch,
         "in_sync": view.in_sync.iter().map(|entry| &entry.addr).collect::<Vec<_>>(),
-        "durability": front.api.durability.as_str(),
+        "durability": view.durability(front.api.durability).as_str(),
         "source": view.source.as_str(),
         "age_ms": u64::try_from(front.services.age().as_millis()).unwrap_or(u64::MAX),
     });
@@ -241,7 +246,7 @@ fn metrics(front: &Front) -> Response<Body> {
     metrics.in_flight.set(i64::try_from(front.in_flight.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
     metrics.zookeeper_connected.set(i64::from(front.services.age() == Duration::ZERO));
     for pool in front.services.all() {
-        metrics.set_ready(&pool.name, pool.ready().is_ok());
+        metrics.set_ready(&pool.name, pool.ready().is_ok() && pool.too_few().is_none());
     }
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     text(StatusCode::OK, kind, metrics.text())

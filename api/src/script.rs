@@ -1,8 +1,8 @@
-//! The two scripts that run on a primary, each one step for everybody who looks on.
+//! The scripts that run on a primary, each one step for everybody who looks on.
 //!
 //! Every write goes through [`WRITE`]: under another epoch than the view's it does nothing (R3), and with the writes
 //! it leaves the number of the batch in the connection's marker, which tells later what became of a batch whose
-//! answer was lost (R17). [`SETTLE`] asks for that.
+//! answer was lost (R17). [`SETTLE`] asks for that. [`BARRIER`] is only a place in the stream for the replicas to reach.
 
 use wire::{Command, cmd};
 
@@ -75,6 +75,17 @@ pub(crate) fn plain_write(write: &Write) -> Command {
         Some(ttl_ms) => set.arg("PX").arg(ttl_ms.to_string()),
         None => set,
     }
+}
+
+/// A write for its own sake (R3, R8): `KEYS`: fence, tick. `ARGV`: epoch.
+const BARRIER: &str = "\
+if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('FENCED not under epoch ' .. ARGV[1]) end
+return redis.pcall('INCR', KEYS[2])
+";
+
+/// The call of the barrier that leaves every marker alone. It is sent with its text, for it is seldom needed.
+pub(crate) fn barrier(epoch: u64) -> Command {
+    cmd!["EVAL", BARRIER, "2", FENCE, TICK, epoch.to_string()]
 }
 
 /// The call of the settling script. It is sent with its text, for it is needed once per lost connection.

@@ -2,28 +2,30 @@
 //!
 //! One task per service takes the lost batches, on a connection of its own, so that waiting for replicas holds up
 //! nobody else. In each round, under one view: the lost connections are cut if the primary is still the same
-//! process; one script per batch writes the barrier and returns the marker; a batch that is not in this history is
-//! sent again, but only once every replica in sync has confirmed the barrier. Whatever goes wrong, the round begins
+//! process; one script per batch writes the barrier and returns the marker; once every replica in sync has confirmed
+//! the barrier, a batch that is not in this history is sent again, and one that is there is acknowledged (with durability
+//! `async` that needs no confirmation). Whatever goes wrong, the round begins
 //! again, under the next view if there is one, until nobody waits for the outcome any more.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use failover::confirm::{Confirmation, Durability, Settled, confirmed, settle};
+use failover::confirm::{Durability, Next, Settled, settle};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
-use wire::{Command, Link, LinkError, Reply, Role, cmd};
+use wire::{Command, Link, LinkError, Reply, cmd};
 
+use crate::flight::Inquiry;
 use crate::pool::{Lost, Pool};
-use crate::queue::Written;
+use crate::queue::{Acknowledged, Written};
 use crate::script;
 use crate::view::View;
 
 /// How long one step may take before the connection is given up and the round begins again.
 const STEP: Duration = Duration::from_millis(500);
 
-/// How long replicas are waited for in one step.
-const WAIT_MS: &str = "100";
+/// How often the replicas are asked before the round begins again, with what was lost meanwhile.
+const LOOKS: u32 = 4;
 
 /// Before a round is tried again.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -44,16 +46,12 @@ enum Again {
     Slow,
     #[error("{0}")]
     Refused(String),
-    #[error("not under this epoch")]
-    Fenced,
-}
-
-/// What the barrier script said about one batch.
-enum Found {
-    Applied,
-    Missing,
-    /// Not in this history, if the barrier is confirmed.
-    Lower,
+    #[error("it is not the primary under this epoch (any more)")]
+    NotHere,
+    #[error("not every replica in sync has confirmed it")]
+    Behind,
+    #[error("too few replicas are in sync")]
+    TooFew,
 }
 
 /// Settles what comes, for as long as the service lives.
@@ -88,11 +86,20 @@ pub(crate) async fn run(pool: Arc<Pool>, mut lost: mpsc::UnboundedReceiver<Lost>
             Some(Err(why)) => {
                 tracing::debug!(service = pool.name, "settling: {why}");
                 pool.in_trouble(&view.primary, &why);
-                if !matches!(why, Again::Refused(_) | Again::Fenced) {
+                if !matches!(why, Again::Refused(_) | Again::NotHere | Again::Behind | Again::TooFew) {
                     link = None;
                 }
                 // A server that is gone need not be asked so often; another view is acted on at once.
-                let pause = if matches!(why, Again::Open(_)) { 5 * PAUSE } else { PAUSE };
+                let pause = match why {
+                    Again::TooFew => 25 * PAUSE,
+                    Again::Open(_) => 5 * PAUSE,
+                    Again::OtherProcess
+                    | Again::Link(_)
+                    | Again::Slow
+                    | Again::Refused(_)
+                    | Again::NotHere
+                    | Again::Behind => PAUSE,
+                };
                 let _ = timeout(pause, another_view(&mut views)).await;
             }
         }
@@ -124,16 +131,14 @@ async fn round(
     }
     let Some(link) = link else { return Err(Again::OtherProcess) };
     cut(pool, view, link, pending).await?;
-    let lower = ask(pool, view, link, pending).await?;
-    if lower > 0 {
-        confirm(view, link).await?;
-        // Every batch that is left here was found lower by `ask`, before the barrier that is now confirmed.
-        for lost in pending.drain(..) {
-            pool.metrics.settled_not_applied.inc();
-            pool.queue.put_back(lost.batch.writes);
-        }
+    let markers = ask(pool, view, link, pending).await?;
+    if pending.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    confirm(pool, view, link).await?;
+    // The markers were read in one step with barriers that are now confirmed.
+    let left = settle_all(pool, view, pending, markers, true);
+    if left.is_empty() { Ok(()) } else { Err(Again::TooFew) }
 }
 
 /// Step 1: cuts the lost connections at the process that they led to, and waits for the answer. What waits in them
@@ -159,76 +164,80 @@ async fn cut(pool: &Pool, view: &View, link: &mut Link, pending: &mut Vec<Lost>)
     Ok(())
 }
 
-/// Step 2: the barrier and the markers. Settles what can be settled at once; returns how many were found lower.
+/// Step 2: the barrier and the markers. Settles what can be settled at once; returns the markers of what is left.
 async fn ask(
     pool: &Pool,
     view: &Arc<View>,
     link: &mut Link,
     pending: &mut Vec<Lost>,
-) -> Result<usize, Again> {
+) -> Result<Vec<Option<u64>>, Again> {
     let scripts: Vec<_> = pending.iter().map(|lost| script::settle(view.epoch, &lost.batch.marker)).collect();
     let replies = call(link, &scripts).await?;
-    let found: Vec<_> = pending
-        .iter()
-        .zip(&replies)
-        .map(|(lost, reply)| found(reply, lost.batch.number))
-        .collect::<Result<_, _>>()?;
-    let mut lower = 0;
-    for (at, found) in found.into_iter().enumerate().rev() {
-        match found {
-            Found::Lower => lower += 1,
-            Found::Applied => {
-                pool.metrics.settled_applied.inc();
-                for write in pending.remove(at).batch.writes {
-                    let _ = write.done.send(Written::Applied(view.clone()));
-                }
-            }
-            Found::Missing => {
-                give_up(pool, pending.remove(at), "the connection was lost, and so was its marker")
-            }
-        }
-    }
-    Ok(lower)
+    let markers: Vec<_> = replies.iter().map(marker).collect::<Result<_, _>>()?;
+    Ok(settle_all(pool, view, pending, markers, false))
 }
 
-fn found(reply: &Reply, number: u64) -> Result<Found, Again> {
-    let marker = match reply {
-        Reply::Error(text) => return Err(Again::Refused(text.clone())),
+/// Settles what can be, by the markers, and returns the markers of what is left in `pending`.
+fn settle_all(
+    pool: &Pool,
+    view: &Arc<View>,
+    pending: &mut Vec<Lost>,
+    markers: Vec<Option<u64>>,
+    confirmed: bool,
+) -> Vec<Option<u64>> {
+    let durability = pool.options.durability;
+    let mut left = Vec::new();
+    for (lost, marker) in std::mem::take(pending).into_iter().zip(markers) {
+        match settle(marker, lost.batch.number, durability, confirmed) {
+            // With too few copies nothing is acknowledged; the set may grow before the deadline.
+            Settled::Applied if durability == Durability::Sync && !view.admits() => {
+                left.push(marker);
+                pending.push(lost);
+            }
+            Settled::Applied => {
+                pool.metrics.settled_applied.inc();
+                for write in lost.batch.writes {
+                    let acknowledged = Acknowledged { view: view.clone(), durability };
+                    let _ = write.done.send(Written::Applied(acknowledged));
+                }
+            }
+            Settled::NotApplied => {
+                pool.metrics.settled_not_applied.inc();
+                pool.queue.put_back(lost.batch.writes);
+            }
+            Settled::ConfirmFirst => {
+                left.push(marker);
+                pending.push(lost);
+            }
+            Settled::Unknown => give_up(pool, lost, "the connection was lost, and so was its marker"),
+        }
+    }
+    left
+}
+
+fn marker(reply: &Reply) -> Result<Option<u64>, Again> {
+    match reply {
+        Reply::Error(text) => Err(Again::Refused(text.clone())),
         // A marker that is no number says that the batch was applied in part.
-        Reply::Nil | Reply::Status(_) | Reply::Bulk(_) | Reply::Int(_) | Reply::Array(_) => reply.unsigned(),
-    };
-    Ok(match settle(marker, number, Durability::Async, false) {
-        Settled::Applied => Found::Applied,
-        Settled::Unknown => Found::Missing,
-        Settled::ConfirmFirst | Settled::NotApplied => Found::Lower,
-    })
+        Reply::Nil | Reply::Status(_) | Reply::Bulk(_) | Reply::Int(_) | Reply::Array(_) => {
+            Ok(reply.unsigned())
+        }
+    }
 }
 
 /// Step 3: every replica in sync has the barrier, and the epoch is still the same.
-async fn confirm(view: &View, link: &mut Link) -> Result<(), Again> {
-    let copies = view.in_sync.len().to_string();
-    let questions = [cmd!["ROLE"], cmd!["WAIT", copies, WAIT_MS], cmd!["ROLE"], cmd!["GET", script::FENCE]];
-    let mut needed = None;
-    loop {
-        let replies = call(link, &questions).await?;
-        let [before, _, after, fence] = replies.as_slice() else { return Err(Again::Slow) };
-        let (offset, _) = primary_role(before)?;
-        let needed = *needed.get_or_insert(offset);
-        let (_, replicas) = primary_role(after)?;
-        match confirmed(&view.in_sync, needed, &replicas, fence.unsigned(), view.epoch) {
-            Confirmation::Confirmed => return Ok(()),
-            Confirmation::Fenced => return Err(Again::Fenced),
-            Confirmation::Behind(_) => sleep(PAUSE).await,
+async fn confirm(pool: &Pool, view: &Arc<View>, link: &mut Link) -> Result<(), Again> {
+    let mut inquiry = Inquiry::new(view.clone());
+    for _ in 0..LOOKS {
+        let replies = call(link, &inquiry.questions()).await?;
+        pool.metrics.looks.inc();
+        match replies.into_iter().filter_map(|reply| inquiry.answered(reply)).last() {
+            Some(Next::Acknowledge) => return Ok(()),
+            Some(Next::WaitFor(_)) => sleep(PAUSE).await,
+            Some(Next::Settle) | None => return Err(Again::NotHere),
         }
     }
-}
-
-fn primary_role(reply: &Reply) -> Result<(u64, Vec<(String, u64)>), Again> {
-    match Role::from_reply(reply) {
-        Ok(Role::Primary { offset, replicas }) => Ok((offset, replicas)),
-        Ok(Role::Replica { .. }) => Err(Again::Fenced),
-        Err(error) => Err(Again::Refused(error.to_string())),
-    }
+    Err(Again::Behind)
 }
 
 async fn call(link: &mut Link, pipeline: &[Command]) -> Result<Vec<Reply>, Again> {

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use axum::http::HeaderValue;
+use failover::confirm::{Durability, admits};
 use topology::{Endpoint, InSync, State, Topology};
 
 /// Where a view was read.
@@ -43,6 +44,8 @@ pub(crate) struct View {
     pub(crate) run_id: String,
     /// The replicas that a confirmation needs.
     pub(crate) in_sync: Vec<InSync>,
+    /// With fewer replicas in sync no write is to be confirmed, so none is taken (R6).
+    pub(crate) min_in_sync: u32,
     /// Every other member, usable or not.
     pub(crate) replicas: Vec<Endpoint>,
     /// The primary as it stands in every answer.
@@ -55,6 +58,25 @@ impl View {
     /// Whether the process with this run id at this address is the primary.
     pub(crate) fn is_primary(&self, addr: &Endpoint, run_id: &str) -> bool {
         self.primary == *addr && (self.source == Source::Path || self.run_id == run_id)
+    }
+
+    /// The durability of a write under this view, if `wanted` is what was configured. Without a record there is nobody
+    /// who could confirm anything.
+    pub(crate) fn durability(&self, wanted: Durability) -> Durability {
+        match self.source {
+            Source::State => wanted,
+            Source::Path => Durability::Async,
+        }
+    }
+
+    /// Whether a write that every replica in sync is to have is taken at all (R6).
+    pub(crate) fn admits(&self) -> bool {
+        admits(&self.in_sync, self.min_in_sync)
+    }
+
+    /// Whether every replica in sync here is so under `next`, too; if not, nothing more is confirmed under this view.
+    pub(crate) fn set_lives_on(&self, next: &View) -> bool {
+        self.in_sync.iter().all(|entry| next.in_sync.iter().any(|other| other.seen_as == entry.seen_as))
     }
 
     /// Every server of the group, the primary first.
@@ -73,6 +95,7 @@ impl View {
             primary: state.primary.addr,
             run_id: state.primary.run_id,
             in_sync: state.in_sync,
+            min_in_sync: state.min_in_sync,
             replicas,
         }
     }
@@ -87,6 +110,7 @@ impl View {
             primary: topology.primary,
             run_id: String::new(),
             in_sync: Vec::new(),
+            min_in_sync: 0,
             replicas: topology.replicas,
         }
     }
@@ -179,6 +203,7 @@ fn step_back(last: &View, next: &View) -> Option<String> {
     let same_decision = next.primary == last.primary
         && next.run_id == last.run_id
         && next.promoted == last.promoted
+        && next.min_in_sync == last.min_in_sync
         && set(next) == set(last);
     if next.epoch == last.epoch && !same_decision {
         return Some(format!("epoch {} stood for another primary or another set before", next.epoch));
@@ -222,6 +247,27 @@ mod tests {
     }
 
     #[test]
+    fn what_a_set_admits_and_what_outlives_it() {
+        let view = |text: String| match take(&mut Views::default(), &text) {
+            Taken::New(view) => view,
+            other @ (Taken::Same | Taken::Refused(_)) => panic!("{other:?}"),
+        };
+        let two = view(record(7, 5, "b:1", &["a:1", "c:1"]).replace("min_in_sync\":0", "min_in_sync\":2"));
+        let one = view(record(8, 5, "b:1", &["a:1"]).replace("min_in_sync\":0", "min_in_sync\":2"));
+        assert_eq!((two.admits(), one.admits()), (true, false));
+        assert_eq!(
+            (one.set_lives_on(&two), two.set_lives_on(&one), two.set_lives_on(&two)),
+            (true, false, true)
+        );
+        assert_eq!(two.durability(Durability::Sync), Durability::Sync);
+        assert_eq!(two.durability(Durability::Async), Durability::Async);
+        let Taken::New(by_path) = Views::default().path(Some(br#"{"primary":"a:1","secondary":[]}"#)) else {
+            panic!()
+        };
+        assert_eq!(by_path.durability(Durability::Sync), Durability::Async);
+    }
+
+    #[test]
     fn it_never_goes_back() {
         let mut views = Views::default();
         assert!(matches!(take(&mut views, &record(7, 5, "b:1", &["a:1", "c:1"])), Taken::New(_)));
@@ -231,6 +277,7 @@ mod tests {
             record(7, 5, "a:1", &["b:1", "c:1"]),
             record(7, 5, "b:1", &["a:1"]),
             record(8, 4, "b:1", &["a:1"]),
+            record(7, 5, "b:1", &["a:1", "c:1"]).replace("min_in_sync\":0", "min_in_sync\":1"),
             record(8, 9, "b:1", &["a:1"]),
             record(0, 0, "b:1", &[]),
             String::new(),

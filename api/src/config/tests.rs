@@ -21,7 +21,7 @@ fn the_two_key_file_is_enough() {
             listen: "127.0.0.1:7001".parse().unwrap(),
             service: "posts".to_owned(),
             service_path: "/the_red/storage/posts".parse().unwrap(),
-            durability: Durability::Async,
+            durability: Durability::Sync,
             key_prefix: "k:".to_owned(),
             deadline: Duration::from_secs(3),
             max_value_bytes: 1_048_576,
@@ -29,20 +29,21 @@ fn the_two_key_file_is_enough() {
             token: None,
         }
     );
-    assert_eq!(config.api.durability.as_str(), "async");
+    assert_eq!(config.api.durability.as_str(), "sync");
     assert_eq!(config.store_options().hosts, "127.0.0.1:2181");
     assert_eq!(config.login(&"a:1".parse().unwrap()), wire::Login::default());
 }
 
 #[test]
 fn every_key_takes_a_value() {
-    let text = "[zookeeper]\nhosts = a\npath = /r/posts,/r/users\nauth = bob:pw\n\
+    let text = "[zookeeper]\nhosts = a:1\npath = /r/posts,/r/users\nauth = bob:pw\n\
         [api]\nlisten = [::]:80\nservice = users\ndurability = async\nkey_prefix =\ndeadline_ms = 500\n\
         max_value_bytes = 10\nmax_in_flight = 1\ntoken = t0ken\n\
         [redis]\npassword = pw2\n[redis:a:1]\nusername = u\n[log]\nlevel = warn\n";
     let config = parse(text).unwrap();
     assert_eq!((config.api.service.as_str(), config.api.service_path.as_str()), ("users", "/r/users"));
     assert_eq!((config.api.key_prefix.as_str(), config.api.max_value_bytes), ("", 10));
+    assert_eq!(config.api.durability, Durability::Async);
     assert_eq!(config.api.token, Some(Secret::new("t0ken")));
     assert_eq!(config.store_options().auth, Some(("bob".to_owned(), "pw".to_owned())));
     assert_eq!(config.login(&"a:1".parse().unwrap()).username.as_deref(), Some("u"));
@@ -55,12 +56,7 @@ fn a_wrong_value_for_every_key() {
     for (line, why) in [
         ("listen = 7001", "`7001` is not host:port: the port is missing"),
         ("service = users", "no path in [zookeeper] ends in it; there is posts"),
-        ("durability = maybe", "expected async or sync"),
-        (
-            "durability = sync",
-            "sync (acknowledged only when every in-sync replica has it) is not yet available; it comes with a later \
-             version, until then take async",
-        ),
+        ("durability = maybe", "expected sync or async"),
         ("key_prefix = albireo:x", "albireo: is reserved for Albireo's own keys"),
         ("deadline_ms = 0", "not between 10 and 600000 ms"),
         ("max_value_bytes = 0", "not between 1 and 536870912 bytes"),
@@ -78,7 +74,7 @@ fn a_wrong_value_for_every_key() {
 
 #[test]
 fn which_service_is_meant() {
-    let with = |lines: &str| parse(&format!("[zookeeper]\nhosts = a\n{lines}"));
+    let with = |lines: &str| parse(&format!("[zookeeper]\nhosts = a:1\n{lines}"));
     let service = |lines: &str| with(lines).map(|config| config.api.service_path.as_str().to_owned());
     assert_eq!(service("path = /r/x,/r/y\n[api]\nservice = x"), Ok("/r/x".to_owned()));
     assert_eq!(service("discover = /all\n[api]\nservice = x"), Ok("/all/x".to_owned()));

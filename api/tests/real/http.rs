@@ -22,7 +22,7 @@ fn reads_and_writes() {
     let written = api.get("/api/v1/write/100?value=user100");
     assert_eq!((written.status, written.text().as_str()), (200, r#"{"key":"100","value":"user100"}"#));
     assert_eq!(pair(&written), (addr.clone(), 1));
-    assert_eq!(written.header("x-albireo-durability"), Some("async"));
+    assert_eq!(written.header("x-albireo-durability"), Some("sync"));
     assert_eq!(written.header("x-albireo-copies"), Some("1"));
     assert_eq!(written.header("cache-control"), Some("no-store"));
     assert_eq!(stage.stored(0, "100").as_deref(), Some("user100"));
@@ -101,7 +101,7 @@ fn every_refusal() {
         ("GET", "/api/v1/write/k?value=a&ttl_ms=0", b"", 400, "bad_ttl"),
         ("PUT", "/api/v1/write/k?ttl_ms=x", b"v", 400, "bad_ttl"),
         ("GET", "/api/v1/get/k?from=nowhere", b"", 400, "bad_request"),
-        ("GET", "/api/v1/get/k?consistency=strong", b"", 400, "not_available"),
+        ("GET", "/api/v1/get/k?consistency=strong&from=secondary", b"", 400, "bad_request"),
         ("GET", "/api/v1/get/k?consistency=x", b"", 400, "bad_request"),
         ("PUT", "/api/v1/write/k", &large, 413, "too_large"),
         ("GET", &large_query, b"", 413, "too_large"),

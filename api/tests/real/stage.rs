@@ -275,10 +275,11 @@ impl Stage {
 
     /// Waits until the markers of the API's connections to the primary have reached every server.
     pub(crate) fn wait_markers(&self) {
-        wait::until("two markers everywhere", LONG, || {
+        // One per connection: two for what is answered at once, one for what waits for replicas.
+        wait::until("three markers everywhere", LONG, || {
             let keys = |redis: &Redis| redis.cmd(&["KEYS", "albireo:api:*"]).list().len();
             let counts: Vec<_> = self.redis.iter().map(keys).collect();
-            wait::holds(counts.iter().all(|count| *count == 2), || format!("{counts:?}"))
+            wait::holds(counts.iter().all(|count| *count == 3), || format!("{counts:?}"))
         });
     }
 

@@ -5,6 +5,7 @@
 //! * [`Host`]: where a child runs: loopback, or a network namespace of [`netns`].
 //! * [`redis`], [`zookeeper`]: the servers. [`programs`]: `monitor`, `api`, `zoo-setup`.
 //! * [`group`]: all of them together, ready for traffic. [`load`]: the traffic, and what it proves.
+//! * [`linearizable`]: a checker of histories.
 //! * [`wait`]: conditions with deadlines. [`skip`]: how a test says that it cannot run.
 //!
 //! What goes wrong here panics with a sentence: the caller is a test or a demo and can do nothing better.
@@ -12,6 +13,7 @@
 pub mod group;
 mod host;
 pub mod http;
+pub mod linearizable;
 pub mod load;
 pub mod netns;
 pub mod ports;

@@ -1,5 +1,6 @@
 //! What goes wrong while a run is in its first phase: each fault at a random moment, for a random while.
 
+use super::api::Api;
 use super::kernel::{Event, MS, Sim, Us, say};
 use super::net::{ConnId, NODES, Node, Pace, Purpose};
 use super::plan::{Ambush, Weather};
@@ -7,10 +8,10 @@ use super::redis::{Entry, Keeps, Row};
 use super::store::{Content, Path};
 
 /// Kinds of faults.
-pub(super) const FAULTS: usize = 18;
+pub(super) const FAULTS: usize = 21;
 
 /// How often each kind comes, relative to the others; every run scales each of them anew.
-pub(super) const WEIGHTS: [u32; FAULTS] = [5, 4, 4, 6, 5, 4, 3, 2, 2, 2, 4, 2, 2, 4, 2, 1, 1, 1];
+pub(super) const WEIGHTS: [u32; FAULTS] = [5, 4, 4, 6, 5, 4, 3, 2, 2, 2, 4, 2, 2, 4, 2, 1, 1, 1, 4, 2, 1];
 
 impl Sim {
     pub(super) fn fault(&mut self) {
@@ -61,6 +62,10 @@ impl Sim {
             }
             let primary = self.store.state().map_or(0, |state| super::redis::index(&state.primary.addr));
             return self.kill(primary, Keeps::Nothing, 10 * MS);
+        }
+        if self.plan.ambush == Some(Ambush::CutOff) {
+            let primary = self.store.state().map_or(0, |state| super::redis::index(&state.primary.addr));
+            return self.cut_off(&[Node::Server(primary), Node::Api(0)], 2500 * MS);
         }
         let (first, last) = (Node::Server(0), Node::Server(self.servers.len() - 1));
         say!(self, "an ambush: {last:?} is slow");
@@ -149,10 +154,13 @@ impl Sim {
                 say!(self, "the path is overwritten with junk");
                 self.write_znode(Path::Announcement, Content::Junk, None);
             }
-            _ => {
+            17 => {
                 say!(self, "the path is deleted");
                 self.delete_znode(Path::Announcement);
             }
+            18 => self.stall_api(),
+            19 => self.kill_api(),
+            _ => self.flush(),
         }
     }
 
@@ -172,13 +180,8 @@ impl Sim {
     }
 
     fn some_node(&mut self) -> Node {
-        let servers = self.servers.len();
-        match self.rng.usize(0..servers + 5) {
-            at if at < servers => Node::Server(at),
-            at if at < servers + 2 => Node::Monitor(at - servers),
-            at if at < servers + 4 => Node::Writer(at - servers - 2),
-            _ => Node::Store,
-        }
+        let nodes = self.nodes();
+        nodes[self.rng.usize(0..nodes.len())]
     }
 
     fn kill_server(&mut self) {
@@ -230,6 +233,39 @@ impl Sim {
         }
     }
 
+    fn stall_api(&mut self) {
+        let (at, length) = (self.rng.usize(0..self.apis.len()), self.length());
+        if self.apis[at].up && !self.apis[at].stalled {
+            say!(self, "a{at} stalls for {} ms", length / MS);
+            self.api_stalls(at, length);
+        }
+    }
+
+    fn kill_api(&mut self) {
+        let (at, length) = (self.rng.usize(0..self.apis.len()), self.length());
+        if self.apis[at].up {
+            say!(self, "a{at} is killed");
+            self.api_dies(at);
+            let life = self.apis[at].life;
+            self.schedule(length, Event::ApiRises { api: at, life });
+        }
+    }
+
+    /// FLUSHALL, or only the markers are evicted.
+    fn flush(&mut self) {
+        let at = self.some_server();
+        let s = &self.servers[at];
+        if !s.up || !s.master || s.paused {
+            return;
+        }
+        let all = self.one_in(2);
+        say!(self, "s{at} loses its markers, and everything else: {all}");
+        if all {
+            self.oracle.history.flushes.push(self.now);
+        }
+        self.append(at, if all { Entry::Flush } else { Entry::EraseMarkers });
+    }
+
     /// Mostly the one that leads.
     fn some_monitor(&mut self) -> usize {
         let any = self.rng.usize(0..2);
@@ -258,7 +294,7 @@ impl Sim {
         let (at, length) = (self.some_server(), self.length());
         let mut inside = vec![Node::Server(at)];
         if self.rng.bool() {
-            inside.push(Node::Writer(0));
+            inside.push(Node::Api(0));
         }
         self.cut_off(&inside, length);
     }
@@ -277,8 +313,8 @@ impl Sim {
 
     fn nodes(&self) -> Vec<Node> {
         let servers = (0..self.servers.len()).map(Node::Server);
-        let others = [Node::Monitor(0), Node::Monitor(1), Node::Store, Node::Writer(0), Node::Writer(1)];
-        servers.chain(others).collect()
+        let apis = (0..self.apis.len()).map(Node::Api);
+        servers.chain([Node::Monitor(0), Node::Monitor(1), Node::Store]).chain(apis).collect()
     }
 
     fn pace(&mut self, pace: Pace) {
@@ -302,8 +338,7 @@ impl Sim {
             return;
         }
         say!(self, "a stranger replicates from s{at}");
-        let purpose = Purpose::Writes { writer: 0 };
-        let conn: ConnId = self.open(Node::Writer(0), Node::Server(at), purpose);
+        let conn: ConnId = self.open(Node::Api(0), Node::Server(at), Purpose::Stranger);
         let row = Row::stranger(self.now);
         self.servers[at].rows.insert(conn, row);
     }
@@ -323,6 +358,11 @@ impl Sim {
                 let after = self.rng.u64(0..300) * MS;
                 self.schedule(after, Event::ServerRises { server: at, run });
             }
+        }
+        for at in 0..self.apis.len() {
+            let Api { stall, life, .. } = self.apis[at];
+            self.api_resumes(at, stall);
+            self.schedule(0, Event::ApiRises { api: at, life });
         }
         let dead = (self.plan.weather == Weather::Storm && self.one_in(6)).then(|| self.some_monitor());
         for at in 0..2 {

@@ -61,7 +61,7 @@ impl Sim {
             return Some(format!("{} would take writes as a replica", s.run_id));
         }
         let writes = state.in_sync.len() >= state.min_in_sync as usize;
-        (writes && self.oracle.top.0 < state.epoch).then(|| "no write was confirmed in this epoch".into())
+        (writes && self.oracle.served < state.epoch).then(|| "no write was confirmed in this epoch".into())
     }
 
     fn replica_wrong(&self, state: &State) -> Option<String> {

@@ -4,13 +4,13 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
+use super::api::{Api, Timer as ApiTimer};
 use super::monitor::{Monitor, Timer};
 use super::net::{ACCEPTOR, Body, ConnId, Net, Node, Purpose};
 use super::oracle::Oracle;
 use super::plan::{Flaw, Plan, Weather};
 use super::redis::Server;
 use super::store::Store;
-use super::writer::Writer;
 use super::{Counts, End, Run};
 
 /// Microseconds of virtual time.
@@ -80,16 +80,36 @@ pub(super) enum Event {
     StoreTick,
     /// The store answers again.
     StoreRises(u32),
-    /// A writer does its next step.
-    Write(usize),
-    /// A writer gives up what it waits for.
-    WriteOver {
-        writer: usize,
-        operation: u32,
+    /// A client asks for something.
+    Client(usize),
+    /// What it asks for reaches its API process.
+    Request {
+        api: usize,
+        life: u32,
+        number: usize,
     },
-    /// A writer reads the record.
+    Deadline {
+        api: usize,
+        life: u32,
+        number: usize,
+    },
+    ApiTimer {
+        api: usize,
+        life: u32,
+        timer: ApiTimer,
+    },
+    ApiResumes {
+        api: usize,
+        stall: u32,
+    },
+    ApiRises {
+        api: usize,
+        life: u32,
+    },
+    /// An API process reads the record.
     View {
-        writer: usize,
+        api: usize,
+        life: u32,
     },
     /// The next fault.
     Fault,
@@ -128,7 +148,11 @@ pub(super) struct Sim {
     pub(super) servers: Vec<Server>,
     pub(super) store: Store,
     pub(super) monitors: Vec<Monitor>,
-    pub(super) writers: Vec<Writer>,
+    pub(super) apis: Vec<Api>,
+    /// What each client waits for.
+    pub(super) clients: Vec<Option<usize>>,
+    /// Markers are never drawn twice.
+    pub(super) markers: u32,
     pub(super) oracle: Oracle,
     /// Replication ids are never drawn twice.
     pub(super) next_replid: u32,
@@ -167,7 +191,9 @@ impl Sim {
             net: Net::new(),
             store: Store::new(&servers),
             monitors: (0..2).map(|at| Monitor::new(at, &plan)).collect(),
-            writers: (0..2).map(|_| Writer::new()).collect(),
+            apis: (0..plan.apis).map(|_| Api::new(plan.lanes)).collect(),
+            clients: vec![None; plan.apis * plan.clients],
+            markers: 0,
             servers,
             plan,
             oracle: Oracle::new(),
@@ -192,6 +218,7 @@ impl Sim {
                 self.check();
             }
         }
+        self.judge_history();
         if let Some(why) = &self.failure {
             let line = format!("BROKEN: {why}");
             say!(self, "{line}");
@@ -214,8 +241,12 @@ impl Sim {
             let after = self.rng.u64(0..100 * MS);
             self.schedule(after, Event::MonitorRises { monitor, life: 0 });
         }
-        for writer in 0..self.writers.len() {
-            self.schedule(self.plan.write_every, Event::Write(writer));
+        for api in 0..self.apis.len() {
+            self.schedule(0, Event::ApiRises { api, life: 0 });
+        }
+        for client in 0..self.clients.len() {
+            let after = self.rng.u64(0..=self.plan.write_every);
+            self.schedule(after, Event::Client(client));
         }
         self.schedule(100 * MS, Event::StoreTick);
         self.schedule(self.plan.calm, Event::Fault);
@@ -264,6 +295,10 @@ impl Sim {
                 self.monitors[at].inbox.push(event);
                 return;
             }
+            Some(Node::Api(at)) if self.apis[at].stalled || self.api_stops(at) => {
+                self.apis[at].inbox.push(event);
+                return;
+            }
             Some(Node::Server(at)) if self.servers[at].paused => {
                 // The kernel accepts; the process hears of it later.
                 self.servers[at].inbox.push(event);
@@ -297,9 +332,25 @@ impl Sim {
             Event::ServerRises { server, run } => self.server_rises(server, run),
             Event::StoreTick => self.store_tick(),
             Event::StoreRises(number) => self.store_rises(number),
-            Event::Write(writer) => self.write(writer),
-            Event::WriteOver { writer, operation } => self.write_over(writer, operation),
-            Event::View { writer } => self.read_view(writer),
+            Event::Client(client) => self.client_asks(client),
+            Event::Request { api, life, number } => {
+                if self.apis[api].up && self.apis[api].life == life {
+                    self.request(api, number);
+                }
+            }
+            Event::Deadline { api, life, number } => {
+                if self.apis[api].life == life {
+                    self.deadline(number);
+                }
+            }
+            Event::ApiTimer { api, life, timer } => {
+                if self.apis[api].up && self.apis[api].life == life {
+                    self.api_time(api, timer);
+                }
+            }
+            Event::ApiResumes { api, stall } => self.api_resumes(api, stall),
+            Event::ApiRises { api, life } => self.api_rises(api, life),
+            Event::View { api, life } => self.read_view(api, life),
             Event::Fault => self.fault(),
             Event::Strike => self.strike(),
             Event::PrepareAmbush => self.prepare_ambush(),
@@ -321,6 +372,9 @@ impl Sim {
             Event::Timer { monitor, .. } => Some(Node::Monitor(*monitor)),
             Event::Heartbeat { to, .. } => Some(Node::Monitor(*to)),
             Event::Cron { server, .. } => Some(Node::Server(*server)),
+            Event::Request { api, .. } | Event::Deadline { api, .. } | Event::ApiTimer { api, .. } => {
+                Some(Node::Api(*api))
+            }
             _ => None,
         }
     }
@@ -365,7 +419,9 @@ impl Sim {
             Purpose::Orders { monitor, server } => self.order_packet(monitor, server, conn, body),
             Purpose::Store { monitor } => self.store_packet(monitor, conn, body),
             Purpose::Replication { replica } => self.replica_packet(replica, conn, body),
-            Purpose::Writes { writer } => self.writer_packet(writer, conn, body),
+            Purpose::Lane { api, lane } => self.api_packet(api, Some(lane), conn, body),
+            Purpose::Settle { api } => self.api_packet(api, None, conn, body),
+            Purpose::Stranger => {}
         }
     }
 }

@@ -1,26 +1,31 @@
 //! The decision core under a seeded scheduler with virtual time.
 //!
 //! Two monitors, each with the real [`failover::Group`], [`failover::lead::Lead`] and Binary Star table, drive
-//! simulated Redis servers over a simulated network, and publish to a simulated ZooKeeper; writers acknowledge with
-//! the real [`failover::confirm`]. Only what surrounds the core is imitated. No clock, no thread, one random
-//! generator: a seed replays exactly.
+//! simulated Redis servers over a simulated network, and publish to a simulated ZooKeeper; API processes acknowledge,
+//! refuse and settle with the real [`failover::confirm`]. Only what surrounds the core is imitated. No clock, no
+//! thread, one random generator: a seed replays exactly.
 //!
 //! A run has two phases. First faults come down on everything, and after every event the invariants of
 //! docs/protocol.md are checked ([`oracle`]). Then all faults end, and the group must converge within a bound, unless
-//! nobody is left who may be promoted.
+//! nobody is left who may be promoted. In the end the clients' history must be linearizable, key by key
+//! ([`crate::linearizable`]).
 //!
 //! * [`kernel`]: time, the queue of events, random numbers, the trace. [`net`]: nodes, connections, cuts, delays.
 //! * [`redis`], [`store`]: the servers. [`monitor`], [`pair`], [`client`], [`probe`], [`executor`]: the driver of a
 //!   monitor, one message at a time, so that it may stall or die between any two.
-//! * [`writer`]: clients. [`faults`]: what goes wrong. [`heal`]: how it has to end.
+//! * [`api`], [`lane`], [`settle`]: the API processes. [`history`]: their clients, and what they were told.
+//! * [`faults`]: what goes wrong. [`heal`]: how it has to end.
 //!
 //! A [`Flaw`] breaks one rule in the driver; a test shows that the invariants notice.
 
+mod api;
 mod client;
 mod executor;
 mod faults;
 mod heal;
+mod history;
 mod kernel;
+mod lane;
 mod monitor;
 mod net;
 mod oracle;
@@ -28,8 +33,8 @@ mod pair;
 mod plan;
 mod probe;
 mod redis;
+mod settle;
 mod store;
-mod writer;
 
 use kernel::Sim;
 pub use plan::{Flaw, Weather};
@@ -83,6 +88,18 @@ pub struct Counts {
     pub refused: u64,
     /// Writes confirmed.
     pub acknowledged: u64,
+    /// Strong reads answered.
+    pub reads: u64,
+    /// Writes refused at the deadline: nothing was written.
+    pub failed: u64,
+    /// Requests of unknown outcome.
+    pub unknown: u64,
+    /// Batches that a server refused.
+    pub fenced: u64,
+    /// Batches whose lost answer was found to be yes.
+    pub settled: u64,
+    /// Batches whose lost answer was found to be no, and that were sent again.
+    pub resent: u64,
     /// Milliseconds of virtual time after the end of the faults until everything was as recorded.
     pub healing_ms: u64,
 }
@@ -100,6 +117,12 @@ impl Counts {
         self.asked_store += other.asked_store;
         self.refused += other.refused;
         self.acknowledged += other.acknowledged;
+        self.reads += other.reads;
+        self.failed += other.failed;
+        self.unknown += other.unknown;
+        self.fenced += other.fenced;
+        self.settled += other.settled;
+        self.resent += other.resent;
         self.healing_ms = self.healing_ms.max(other.healing_ms);
     }
 }

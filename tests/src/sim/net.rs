@@ -13,11 +13,11 @@ pub(super) enum Node {
     Server(usize),
     Monitor(usize),
     Store,
-    Writer(usize),
+    Api(usize),
 }
 
-/// Room for 4 servers, 2 monitors, the store and 2 writers.
-pub(super) const NODES: usize = 9;
+/// Room for 4 servers, 2 monitors, the store and 3 API processes.
+pub(super) const NODES: usize = 10;
 
 impl Node {
     pub(super) fn index(self) -> usize {
@@ -25,7 +25,7 @@ impl Node {
             Node::Server(at) => at,
             Node::Monitor(at) => 4 + at,
             Node::Store => 6,
-            Node::Writer(at) => 7 + at,
+            Node::Api(at) => 7 + at,
         }
     }
 }
@@ -39,11 +39,30 @@ pub(super) const ACCEPTOR: usize = 1;
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
-    Probe { monitor: usize, server: usize },
-    Orders { monitor: usize, server: usize },
-    Store { monitor: usize },
-    Replication { replica: usize },
-    Writes { writer: usize },
+    Probe {
+        monitor: usize,
+        server: usize,
+    },
+    Orders {
+        monitor: usize,
+        server: usize,
+    },
+    Store {
+        monitor: usize,
+    },
+    Replication {
+        replica: usize,
+    },
+    /// Requests of an API process, on one of its connections.
+    Lane {
+        api: usize,
+        lane: usize,
+    },
+    Settle {
+        api: usize,
+    },
+    /// Somebody else's.
+    Stranger,
 }
 
 /// A connection, from the first attempt on.

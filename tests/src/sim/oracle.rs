@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use topology::{Endpoint, State};
 
+use super::history::History;
 use super::kernel::{Event, Sim, say};
 use super::plan::Ambush;
 use super::redis::{Bits, Data};
@@ -12,10 +13,13 @@ use super::redis::{Bits, Data};
 pub(super) struct Oracle {
     /// Confirmed writes.
     pub(super) acknowledged: Bits,
+    /// Writes that were told to have failed.
+    pub(super) refused: Bits,
+    pub(super) history: History,
     /// The highest epoch under which an answer was given, and by which server.
     pub(super) top: (u64, usize),
-    /// Writes begun.
-    pub(super) writes: usize,
+    /// The highest epoch under which anything was answered, sync or not.
+    pub(super) served: u64,
     /// What each epoch said, and under which reign it began.
     epochs: BTreeMap<u64, Said>,
     /// Something changed that [`Sim::check`] looks at.
@@ -44,7 +48,15 @@ impl Said {
 
 impl Oracle {
     pub(super) fn new() -> Self {
-        Self { acknowledged: Bits::default(), top: (0, 0), writes: 0, epochs: BTreeMap::new(), dirty: false }
+        Self {
+            acknowledged: Bits::default(),
+            refused: Bits::default(),
+            history: History::default(),
+            top: (0, 0),
+            served: 0,
+            epochs: BTreeMap::new(),
+            dirty: false,
+        }
     }
 }
 
@@ -61,11 +73,26 @@ impl Sim {
             && server.master
             && server.run_id == state.primary.run_id
             && server.data.fence == Some(state.epoch);
-        if serves && let Some(lost) = self.oracle.acknowledged.first_not_in(&server.data.has) {
-            let (epoch, run_id) = (state.epoch, server.run_id.clone());
-            self.broken(format!(
-                "write {lost} was confirmed and is missing at {run_id}, primary of epoch {epoch}"
-            ));
+        if !serves {
+            return;
+        }
+        let lost = self.oracle.acknowledged.first_not_in(&server.data.has);
+        let refused = self.oracle.refused.first_in(&server.data.has);
+        let (epoch, run_id) = (state.epoch, server.run_id.clone());
+        let why = match (lost, server.data.twice, refused) {
+            (Some(lost), ..) => format!("write {lost} was confirmed and is missing at"),
+            (None, Some(twice), _) => format!("write {twice} was carried out twice at"),
+            (None, None, Some(refused)) => format!("write {refused} was told to have failed and stands at"),
+            (None, None, None) => return,
+        };
+        self.broken(format!("{why} {run_id}, primary of epoch {epoch}"));
+    }
+
+    /// An answer under this record stands for at least so many copies.
+    pub(super) fn judge_copies(&mut self, view: &State) {
+        if self.plan.sync && view.in_sync.len() < view.min_in_sync as usize {
+            let (epoch, copies) = (view.epoch, view.in_sync.len() + 1);
+            self.broken(format!("too few copies: {copies} in epoch {epoch}"));
         }
     }
 

@@ -27,15 +27,51 @@ pub enum Flaw {
     NoRestartGuard,
     /// A passive monitor is told that it leads.
     AlwaysLeads,
-    /// Writers are content with one copy.
+    /// The API is content with one copy.
     OneCopyIsEnough,
-    /// Writers count copies, as WAIT does, and do not ask whose they are.
-    AnybodyCounts,
+    /// It counts copies, as WAIT does, and does not ask whose they are.
+    WaitIsBelieved,
+    /// It compares configured addresses with those that ROLE shows.
+    AddressesAreCompared,
+    /// It asks how far the stream is before it writes.
+    MeasuredBeforeTheWrite,
+    /// Its script does not look at the fence.
+    NoFenceInTheScript,
+    /// Nor does it look at it in the end.
+    NoFenceAtTheEnd,
+    /// It does not ask whether the server is still a primary.
+    RoleIsNotRead,
+    /// It takes whoever answers at the address for the recorded process.
+    AnyProcessServes,
+    /// It writes although the set is smaller than `min_in_sync`.
+    FewAreEnough,
+    /// A strong read sends its barrier first.
+    BarrierBeforeGet,
+    /// A strong read does not wait for anybody.
+    NoBarrier,
+    /// A write of unknown outcome is sent again.
+    ResendsUnknown,
+    /// A write of unknown outcome is told to have failed.
+    UnknownIsFailed,
+    /// R17: the lost connection is not cut.
+    NoKill,
+    /// R17: the marker is read before the barrier.
+    GetBeforeBarrier,
+    /// R17: "not reached" is not confirmed.
+    NoIsBelieved,
+    /// R17: "reached" is not confirmed.
+    YesIsBelieved,
+    /// R17: a missing marker is a no.
+    MissingIsNo,
+    /// R17: a batch does not name the unanswered one before it.
+    NoChain,
+    /// R17: a process's view may go back.
+    ViewsGoBack,
 }
 
 impl Flaw {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 29] = [
         Self::IgnoreFence,
         Self::NoWatch,
         Self::NilFenceIsZero,
@@ -46,7 +82,25 @@ impl Flaw {
         Self::NoRestartGuard,
         Self::AlwaysLeads,
         Self::OneCopyIsEnough,
-        Self::AnybodyCounts,
+        Self::WaitIsBelieved,
+        Self::AddressesAreCompared,
+        Self::MeasuredBeforeTheWrite,
+        Self::NoFenceInTheScript,
+        Self::NoFenceAtTheEnd,
+        Self::RoleIsNotRead,
+        Self::AnyProcessServes,
+        Self::FewAreEnough,
+        Self::BarrierBeforeGet,
+        Self::NoBarrier,
+        Self::ResendsUnknown,
+        Self::UnknownIsFailed,
+        Self::NoKill,
+        Self::GetBeforeBarrier,
+        Self::NoIsBelieved,
+        Self::YesIsBelieved,
+        Self::MissingIsNo,
+        Self::NoChain,
+        Self::ViewsGoBack,
     ];
 }
 
@@ -72,6 +126,8 @@ pub(super) enum Ambush {
     LateStamp,
     /// The primary restarts empty within milliseconds, while no monitor looks.
     QuickRestart,
+    /// The primary and one API process are cut from everybody else.
+    CutOff,
 }
 
 /// The parameters of one run.
@@ -93,7 +149,22 @@ pub(super) struct Plan {
     pub(super) storm: Us,
     /// The mean time between two faults.
     pub(super) fault_every: Us,
+    /// API processes, connections of each, and clients of each.
+    pub(super) apis: usize,
+    pub(super) lanes: usize,
+    pub(super) clients: usize,
+    /// Keys that the clients share; four at most.
+    pub(super) keys: u8,
+    /// Between two requests of a client.
     pub(super) write_every: Us,
+    /// How long a client waits.
+    pub(super) deadline: Us,
+    /// Batches on one connection at once.
+    pub(super) overlap: usize,
+    /// Sync durability (R3), else async.
+    pub(super) sync: bool,
+    /// One reading of the record in so many reaches an API process late.
+    pub(super) late_views: u32,
     /// One step of a driver in so many is followed by a stall or a crash of the monitor; 0: none.
     pub(super) step_fault: u32,
     /// One publication in so many brings some faults at once; 0: none.
@@ -121,6 +192,7 @@ impl Plan {
         let ambush = match (rng.u8(0..30), flaw) {
             (0, _) | (_, Some(Flaw::EveryFenceIsNew)) => Some(Ambush::LateStamp),
             (1, _) | (_, Some(Flaw::NoRestartGuard)) => Some(Ambush::QuickRestart),
+            (2, _) | (_, Some(Flaw::BarrierBeforeGet | Flaw::NoBarrier)) => Some(Ambush::CutOff),
             (_, _) => None,
         };
         let storm = weather == Weather::Storm;
@@ -141,7 +213,15 @@ impl Plan {
             calm: if rng.u8(0..5) == 0 { rng.u64(100..700) } else { rng.u64(900..1500) } * MS,
             storm: rng.u64(500..3500) * MS,
             fault_every: [40, 100, 250, 600][rng.usize(0..4)] * MS,
-            write_every: [8, 20, 50][rng.usize(0..3)] * MS,
+            apis: rng.usize(2..4),
+            lanes: rng.usize(1..3),
+            clients: rng.usize(1..4),
+            keys: rng.u8(1..4),
+            write_every: [25, 70, 150][rng.usize(0..3)] * MS,
+            deadline: [300, 1200, 3000][rng.usize(0..3)] * MS,
+            overlap: rng.usize(1..4),
+            sync: rng.u8(0..12) > 0,
+            late_views: [2, 10, 100][rng.usize(0..3)],
             step_fault: often([0, 0, 40, 12][rng.usize(0..4)]),
             strike: often([0, 12, 3][rng.usize(0..3)]),
             ambush: ambush.filter(|_| storm),

@@ -1,13 +1,15 @@
 //! A simulated Redis server: its history, its fence, replication with partial and full synchronisation, WATCH and
 //! EXEC, credentials, and what is left of it after a restart.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
 
 use failover::{Command, Fence, Look, Observation, Order, Role};
 use topology::Endpoint;
 
 use super::kernel::{Event, MS, Sim, Us, say};
 use super::net::{ACCEPTOR, Body, ConnId, Node, OPENER, Purpose};
+use super::plan::Flaw;
 
 /// A set of small numbers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,12 +23,23 @@ impl Bits {
         self.0[at / 64] |= 1 << (at % 64);
     }
 
+    pub(super) fn contains(&self, at: usize) -> bool {
+        self.0.get(at / 64).is_some_and(|word| word & (1 << (at % 64)) != 0)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.0.iter().all(|word| *word == 0)
     }
 
     pub(super) fn and(&self, other: &Bits) -> Bits {
         Bits(self.0.iter().zip(&other.0).map(|(one, other)| one & other).collect())
+    }
+
+    pub(super) fn first_in(&self, other: &Bits) -> Option<usize> {
+        self.0.iter().zip(&other.0).enumerate().find_map(|(at, (one, other))| {
+            let both = one & other;
+            (both != 0).then(|| at * 64 + both.trailing_zeros() as usize)
+        })
     }
 
     pub(super) fn first_not_in(&self, other: &Bits) -> Option<usize> {
@@ -38,12 +51,38 @@ impl Bits {
 }
 
 /// One step of a server's history.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Entry {
-    Write(usize),
+    /// One run of the API's script.
+    Batch(Rc<Call>),
+    /// The barrier of a settling.
+    Barrier,
     Stamp(u64),
-    /// FLUSHALL, or the eviction of the key: the fence is gone.
+    /// The fence is evicted.
     Erase,
+    /// The markers are.
+    EraseMarkers,
+    /// FLUSHALL: nothing is left.
+    Flush,
+}
+
+/// A call of the API's script: writes, the connection's marker and the number that it then holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Call {
+    pub(super) epoch: u64,
+    pub(super) marker: u32,
+    pub(super) number: u64,
+    /// Only if the marker holds exactly this number.
+    pub(super) after: Option<u64>,
+    pub(super) writes: Vec<(u8, u32)>,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ran {
+    Done,
+    /// FENCED or READONLY: nothing was applied.
+    Refused,
 }
 
 /// What a server holds.
@@ -54,18 +93,41 @@ pub(super) struct Data {
     pub(super) fence: Option<u64>,
     /// The highest epoch that was ever stamped in this history.
     pub(super) highest: u64,
+    /// What the keys hold.
+    pub(super) values: [Option<u32>; 4],
+    markers: BTreeMap<u32, u64>,
+    /// A write that was carried out twice in this history.
+    pub(super) twice: Option<u32>,
 }
 
 impl Data {
     fn apply(&mut self, entry: Entry) {
-        self.log.push(entry);
-        match entry {
-            Entry::Write(at) => self.has.insert(at),
+        match &entry {
+            Entry::Batch(call) => self.run(call),
+            Entry::Barrier => {}
             Entry::Stamp(epoch) => {
-                self.fence = Some(epoch);
-                self.highest = self.highest.max(epoch);
+                self.fence = Some(*epoch);
+                self.highest = self.highest.max(*epoch);
             }
             Entry::Erase => self.fence = None,
+            Entry::EraseMarkers => self.markers.clear(),
+            Entry::Flush => {
+                (self.fence, self.values) = (None, [None; 4]);
+                self.markers.clear();
+            }
+        }
+        self.log.push(entry);
+    }
+
+    fn run(&mut self, call: &Call) {
+        self.markers.insert(call.marker, call.number);
+        for (key, write) in &call.writes {
+            let number = *write as usize;
+            if self.has.contains(number) {
+                self.twice = Some(*write);
+            }
+            self.has.insert(number);
+            self.values[usize::from(*key)] = Some(*write);
         }
     }
 }
@@ -127,18 +189,49 @@ pub(super) struct Server {
     pub(super) rows: BTreeMap<ConnId, Row>,
     /// How often the fence was touched; what a WATCH compares.
     touched: u64,
+    /// `repl-backlog-ttl 0`: its replication id stays although it has no replica.
+    backlog_kept: bool,
+    alone_since: Us,
 }
 
 /// What a server is asked.
 #[derive(Debug)]
 pub(super) enum ToServer {
-    Probe { asked: Us },
-    Look { prepare: bool, watch: bool },
-    Exec { order: Box<Order>, commands: Vec<Command>, watch: bool },
-    Tidy { read_only: bool },
-    Script { epoch: u64, write: usize },
-    Poll,
-    Psync { replid: u32, offset: usize, auth: Option<(u64, String)> },
+    Probe {
+        asked: Us,
+    },
+    Look {
+        prepare: bool,
+        watch: bool,
+    },
+    Exec {
+        order: Box<Order>,
+        commands: Vec<Command>,
+        watch: bool,
+    },
+    Tidy {
+        read_only: bool,
+    },
+    Script(Rc<Call>),
+    Get {
+        key: u8,
+    },
+    Role,
+    GetFence,
+    /// CLIENT KILL ID.
+    Kill(ConnId),
+    /// The barrier, and the marker with it, in one step.
+    Settle {
+        epoch: u64,
+        marker: u32,
+    },
+    /// A broken client asks for the marker alone.
+    GetMarker(u32),
+    Psync {
+        replid: u32,
+        offset: usize,
+        auth: Option<(u64, String)>,
+    },
     Ack(usize),
 }
 
@@ -156,15 +249,17 @@ pub(super) enum FromServer {
     /// It reads its data from disk, and answers nothing else.
     Loading,
     Tidied,
-    /// The script ran; the stream stands here.
-    Written(u64),
-    /// It did not run.
-    NotWritten,
-    Polled {
+    Ran(Ran),
+    Got(Option<u32>),
+    Role {
+        offset: u64,
         rows: Vec<(String, u64)>,
-        fence: Option<u64>,
         master: bool,
     },
+    FenceIs(Option<u64>),
+    Killed,
+    /// None: not under this epoch.
+    Marker(Option<Option<u64>>),
 }
 
 /// What a primary sends to a replica.
@@ -184,10 +279,11 @@ pub(super) fn index(addr: &Endpoint) -> usize {
 
 impl Server {
     pub(super) fn new(at: usize) -> Self {
-        let shown = format!("10.0.0.1:{}", 7000 + at);
+        let addr = format!("10.0.0.1:{}", 7000 + at);
         Self {
-            addr: shown.parse().expect("an address"),
-            shown,
+            addr: addr.parse().expect("an address"),
+            // As behind NAT: a primary sees it under another address than the configured one.
+            shown: format!("172.17.0.{at}:6379"),
             up: true,
             paused: false,
             pause: 0,
@@ -212,6 +308,8 @@ impl Server {
             read_only: true,
             rows: BTreeMap::new(),
             touched: 0,
+            backlog_kept: false,
+            alone_since: 0,
         }
     }
 
@@ -321,8 +419,23 @@ impl Sim {
         if s.paused && s.pause == pause {
             s.paused = false;
             say!(self, "s{at} goes on");
+            // What waits in several connections is read in any order; within one it keeps its own.
+            let mut waiting: BTreeMap<Option<ConnId>, VecDeque<Event>> = BTreeMap::new();
             for event in std::mem::take(&mut self.servers[at].inbox) {
-                self.dispatch(event);
+                let conn = match &event {
+                    Event::Delivered { conn, .. } => Some(*conn),
+                    _ => None,
+                };
+                waiting.entry(conn).or_default().push_back(event);
+            }
+            while !waiting.is_empty() {
+                let keys: Vec<Option<ConnId>> = waiting.keys().copied().collect();
+                let key = keys[self.rng.usize(0..keys.len())];
+                let event = waiting.get_mut(&key).and_then(VecDeque::pop_front);
+                match event {
+                    Some(event) => self.dispatch(event),
+                    None => _ = waiting.remove(&key),
+                }
             }
         }
     }
@@ -332,10 +445,10 @@ impl Sim {
     pub(super) fn append(&mut self, at: usize, entry: Entry) {
         let s = &mut self.servers[at];
         let from = s.offset();
-        s.data.apply(entry);
-        if matches!(entry, Entry::Stamp(_) | Entry::Erase) {
+        if matches!(entry, Entry::Stamp(_) | Entry::Erase | Entry::Flush) {
             s.touched += 1;
         }
+        s.data.apply(entry);
         self.oracle.dirty = true;
         self.pass_on(at, from);
     }
@@ -420,6 +533,7 @@ impl Sim {
             }
         }
         self.connect_to_source(at);
+        self.forget_history(at);
         let late: Vec<ConnId> = self.servers[at]
             .rows
             .iter()
@@ -434,6 +548,20 @@ impl Sim {
             // Keeps the link alive; the offset does not move.
             let from = self.servers[at].offset();
             self.send(conn, ACCEPTOR, Body::ToReplica(ToReplica::Stream { from, entries: Vec::new() }));
+        }
+    }
+
+    /// A primary without replicas changes its replication id some time later, unless that is switched off.
+    fn forget_history(&mut self, at: usize) {
+        let now = self.now;
+        let s = &mut self.servers[at];
+        if !s.master || s.backlog_kept || !s.rows.is_empty() {
+            s.alone_since = now;
+        } else if now > s.alone_since + 500 * MS {
+            self.next_replid += 1;
+            s.alone_since = now;
+            (s.replid, s.replid2) = (self.next_replid, None);
+            say!(self, "s{at} begins another history");
         }
     }
 
@@ -534,13 +662,44 @@ impl Sim {
                 self.servers[at].read_only |= read_only;
                 self.answer(conn, FromServer::Tidied);
             }
-            ToServer::Script { epoch, write } => self.script(at, conn, epoch, write),
-            ToServer::Poll => {
+            ToServer::Script(call) => {
+                let ran = self.script(at, &call);
+                self.answer(conn, FromServer::Ran(ran));
+                self.ask_for_acks(at);
+            }
+            ToServer::Get { key } => {
+                let value = self.servers[at].data.values[usize::from(key)];
+                self.answer(conn, FromServer::Got(value));
+            }
+            ToServer::Role => {
                 let s = &self.servers[at];
                 let online = s.rows.values().filter(|row| row.online && s.master);
                 let rows = online.map(|row| (row.who.clone(), row.acknowledged)).collect();
-                self.answer(conn, FromServer::Polled { rows, fence: s.data.fence, master: s.master });
+                let offset = s.offset() as u64;
+                self.answer(conn, FromServer::Role { offset, rows, master: s.master });
                 self.ask_for_acks(at);
+            }
+            ToServer::GetFence => {
+                let fence = self.servers[at].data.fence;
+                self.answer(conn, FromServer::FenceIs(fence));
+            }
+            ToServer::Kill(lost) => {
+                self.close(lost, ACCEPTOR);
+                self.answer(conn, FromServer::Killed);
+            }
+            ToServer::Settle { epoch, marker } => {
+                let s = &self.servers[at];
+                let found = s.data.markers.get(&marker).copied();
+                let stands = s.data.fence == Some(epoch) && (s.master || !s.read_only);
+                if stands {
+                    self.append(at, Entry::Barrier);
+                    self.ask_for_acks(at);
+                }
+                self.answer(conn, FromServer::Marker(stands.then_some(found)));
+            }
+            ToServer::GetMarker(marker) => {
+                let found = self.servers[at].data.markers.get(&marker).copied();
+                self.answer(conn, FromServer::Marker(Some(found)));
             }
             ToServer::Psync { replid, offset, auth } => self.psync(at, conn, replid, offset, auth),
             ToServer::Ack(offset) => {
@@ -604,7 +763,7 @@ impl Sim {
             }
             Command::UseCredential { promoted, run_id } => self.servers[at].auth = Some((promoted, run_id)),
             Command::UseLogin(_) => self.servers[at].auth = None,
-            Command::KeepBacklog => {}
+            Command::KeepBacklog => self.servers[at].backlog_kept = true,
             Command::BecomePrimary => self.become_primary(at),
             Command::Follow(to) => self.follow(at, Some(index(&to))),
             Command::Stamp(epoch) => self.append(at, Entry::Stamp(epoch)),
@@ -623,20 +782,21 @@ impl Sim {
         }
     }
 
-    /// The API's script: writes only if the fence is that of the writer's view.
-    fn script(&mut self, at: usize, conn: ConnId, epoch: u64, write: usize) {
+    /// The API's script: writes only if the fence is that of its view, and the batch before it was carried out.
+    fn script(&mut self, at: usize, call: &Rc<Call>) -> Ran {
         let s = &self.servers[at];
-        if s.data.fence != Some(epoch) || (!s.master && s.read_only) {
-            return self.answer(conn, FromServer::NotWritten);
+        let fenced = s.data.fence != Some(call.epoch) && self.flaw != Some(Flaw::NoFenceInTheScript);
+        let missed = call.after.is_some_and(|number| s.data.markers.get(&call.marker) != Some(&number));
+        if fenced || missed || (!s.master && s.read_only) {
+            return Ran::Refused;
         }
         if !s.master {
-            let why = format!("write {write} of epoch {epoch} was accepted by {}, a replica", s.run_id);
-            return self.broken(why);
+            let why = format!("writes of epoch {} were accepted by {}, a replica", call.epoch, s.run_id);
+            self.broken(why);
+            return Ran::Refused;
         }
-        self.append(at, Entry::Write(write));
-        let offset = self.servers[at].offset() as u64;
-        self.answer(conn, FromServer::Written(offset));
-        self.ask_for_acks(at);
+        self.append(at, Entry::Batch(call.clone()));
+        Ran::Done
     }
 
     fn ask_for_acks(&mut self, at: usize) {

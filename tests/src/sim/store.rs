@@ -292,9 +292,9 @@ impl Sim {
 
     fn changed(&mut self, path: Path) {
         if path == Path::State {
-            for writer in 0..self.writers.len() {
-                let after = 500 + self.rng.u64(0..2000);
-                self.schedule(after, Event::View { writer });
+            for api in 0..self.apis.len() {
+                let (after, life) = (200 + self.rng.u64(0..1000), self.apis[api].life);
+                self.schedule(after, Event::View { api, life });
             }
         }
         let watching: Vec<ConnId> = self

@@ -6,3 +6,5 @@ mod http;
 mod proxy;
 mod settle;
 mod stage;
+mod strong;
+mod sync;

@@ -9,7 +9,12 @@ use world::wait;
 use crate::stage::{LONG, Stage, pair};
 
 /// Writes `key` on a thread of its own, does `meanwhile`, and returns the answer.
-fn put_while(stage: &mut Stage, key: &str, value: &str, meanwhile: impl FnOnce(&mut Stage)) -> Answer {
+pub(crate) fn put_while(
+    stage: &mut Stage,
+    key: &str,
+    value: &str,
+    meanwhile: impl FnOnce(&mut Stage),
+) -> Answer {
     let mut link = stage.api().connect();
     let path = format!("/api/v1/write/{key}");
     thread::scope(|scope| {
@@ -19,7 +24,7 @@ fn put_while(stage: &mut Stage, key: &str, value: &str, meanwhile: impl FnOnce(&
     })
 }
 
-fn settled(stage: &Stage, outcome: &str) -> f64 {
+pub(crate) fn settled(stage: &Stage, outcome: &str) -> f64 {
     stage.api().metric(&format!("albireo_api_settled_total{{service=\"posts\",outcome=\"{outcome}\"}}"))
 }
 

@@ -96,6 +96,7 @@ pub(crate) struct Stage {
     pub(crate) promoted: u64,
     pub(crate) primary: usize,
     pub(crate) in_sync: Vec<usize>,
+    pub(crate) min_in_sync: u32,
     /// As they were when the record was written; a restarted server has another one.
     run_ids: BTreeMap<usize, String>,
     recorded: bool,
@@ -137,6 +138,7 @@ impl Stage {
             promoted: 1,
             primary: 0,
             in_sync,
+            min_in_sync: 0,
             run_ids,
             recorded: false,
             api: None,
@@ -182,7 +184,7 @@ impl Stage {
             "promoted": self.promoted,
             "primary": { "addr": self.addr(self.primary), "run_id": self.run_ids[&self.primary], "replid": "" },
             "in_sync": self.in_sync.iter().map(entry).collect::<Vec<_>>(),
-            "min_in_sync": 0,
+            "min_in_sync": self.min_in_sync,
             "members": (0..self.redis.len()).map(|at| self.addr(at)).collect::<Vec<_>>(),
             "path_version": 0,
             "phase": phase,
@@ -216,8 +218,8 @@ impl Stage {
         self.publish("promoting");
     }
 
-    /// Promotes and stamps the recorded primary in one step, as R5 does, and lets the others follow.
-    pub(crate) fn carry_out(&mut self) {
+    /// Promotes and stamps the recorded primary in one step, as R5 does.
+    pub(crate) fn promote(&self) {
         let redis = &self.redis[self.primary];
         let epoch = self.epoch.to_string();
         let mut link = redis.connect().unwrap();
@@ -232,9 +234,13 @@ impl Stage {
             let reply = link.call(words).unwrap();
             assert!(!reply.is_error("ERR") && !reply.is_error("EXECABORT"), "{words:?}: {reply:?}");
         }
-        let (host, port) = (redis.addr().ip().to_string(), redis.addr().port().to_string());
+    }
+
+    /// The same, and lets the others follow.
+    pub(crate) fn carry_out(&mut self) {
+        self.promote();
         for at in self.in_sync.clone() {
-            self.redis[at].cmd(&["REPLICAOF", &host, &port]);
+            self.attach(at, Some(self.primary));
         }
         self.publish("serving");
     }
@@ -246,14 +252,33 @@ impl Stage {
         self.publish("serving");
     }
 
-    pub(crate) fn wait_attached(&self) {
-        let wanted = self.in_sync.len();
-        let what = format!("{wanted} replicas attached");
-        wait::until(&what, LONG, || {
+    /// Changes the set, and stamps the primary.
+    pub(crate) fn change_set_and_stamp(&mut self, in_sync: &[usize]) {
+        self.change_set(in_sync);
+        self.stamp(self.primary);
+    }
+
+    /// Lets a server follow the primary, or nobody.
+    pub(crate) fn attach(&self, server: usize, to: Option<usize>) {
+        let addr = to.map(|to| self.redis[to].addr());
+        let (host, port) = match addr {
+            Some(addr) => (addr.ip().to_string(), addr.port().to_string()),
+            None => ("NO".to_owned(), "ONE".to_owned()),
+        };
+        assert_eq!(self.redis[server].cmd(&["REPLICAOF", &host, &port]).text(), "OK");
+    }
+
+    /// Waits until the primary shows so many replicas.
+    pub(crate) fn wait_replicas(&self, wanted: usize) {
+        wait::until(&format!("{wanted} replicas"), LONG, || {
             let role = self.redis[self.primary].cmd(&["ROLE"]);
             let attached = role.list().get(2).map_or(0, |list| list.list().len());
             wait::holds(attached == wanted, || format!("{role:?}"))
         });
+    }
+
+    pub(crate) fn wait_attached(&self) {
+        self.wait_replicas(self.in_sync.len());
     }
 
     /// The value of a key in one server, whatever its role.

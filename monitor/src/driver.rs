@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use binary_star::{Handle, PairEvent};
+use binary_star::{Handle, PairEvent, State as PairState};
 use failover::lead::{Lead, Peer};
 use failover::{Event, Order, Time};
 use serde_json::Value;
@@ -126,7 +126,7 @@ pub(crate) struct Driver {
     registered: Option<u64>,
     name_taken: Option<(MonitorRecord, Time)>,
     reign: Option<i32>,
-    leads_since: Option<Time>,
+    told_pair: Option<PairState>,
     metrics: Metrics,
     quiet: Quiet,
     /// When the loop meant to wake at the latest.
@@ -171,7 +171,7 @@ impl Driver {
             registered: None,
             name_taken: None,
             reign: None,
-            leads_since: None,
+            told_pair: None,
             metrics: Metrics::new(),
             quiet: Quiet::default(),
             planned: Time::MAX,
@@ -330,6 +330,8 @@ impl Driver {
                 .collect::<Vec<_>>()
                 .iter()
                 .for_each(|name| self.write_opinion(name));
+            self.tell_what_lasts();
+            self.tell_pair();
             self.show();
         }
         match &self.name_taken {

@@ -114,8 +114,19 @@ fn run(config: Config) -> ExitCode {
 }
 
 fn start_log(config: &Config) {
-    // The library tells of every request at DEBUG and of its own session at INFO; the driver tells what matters.
-    let filter = format!("{},zookeeper_client=warn", config.log.level.as_str());
+    // The library tells of every request at DEBUG and of every attempt to connect at WARN; the driver tells what
+    // matters of the session and of the pair, each change once.
+    let filter = match config.log.level {
+        level @ (settings::LogLevel::Debug | settings::LogLevel::Trace) => {
+            format!("{},zookeeper_client=warn", level.as_str())
+        }
+        level @ (settings::LogLevel::Error | settings::LogLevel::Warn) => {
+            format!("{},zookeeper_client=error", level.as_str())
+        }
+        level @ settings::LogLevel::Info => {
+            format!("{},zookeeper_client=error,topology::zookeeper=warn,binary_star=warn", level.as_str())
+        }
+    };
     let filter = EnvFilter::try_new(filter).unwrap_or_default();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.log.format {

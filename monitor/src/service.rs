@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use failover::view::Announced;
-use failover::{Action, Event, Group, Limits, Reason, Stored};
+use failover::{Action, Event, Group, Limits, Reason, Stored, Time};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use topology::zookeeper::{Followed, Seen, Versioned};
@@ -38,8 +38,13 @@ pub(crate) struct Service {
     pub(crate) words: BTreeMap<Endpoint, String>,
     /// The primary that was last told to the log, and the epoch of its promotion.
     pub(crate) told: Option<(Endpoint, u64)>,
-    /// The epoch that was last told to the log.
+    /// The epoch that was last told to the log, and how many were in sync under it.
     pub(crate) told_epoch: u64,
+    pub(crate) told_in_sync: usize,
+    /// What is wrong with a server, as last told; nothing for one that answers.
+    pub(crate) told_health: BTreeMap<Endpoint, &'static str>,
+    /// A fault that is told if it stands after a heartbeat, and since when it does.
+    pub(crate) untold: Option<(Reason, Time)>,
     pub(crate) quiet: Quiet,
     /// The version of `state` and of `<path>` at which it was last found to be broken.
     pub(crate) damaged_at: [Option<i32>; 2],
@@ -78,6 +83,9 @@ impl Service {
             words: BTreeMap::new(),
             told: None,
             told_epoch: 0,
+            told_in_sync: 0,
+            told_health: BTreeMap::new(),
+            untold: None,
             quiet: Quiet::default(),
             damaged_at: [None; 2],
             opinion: None,
@@ -120,6 +128,7 @@ impl Service {
         for addr in &left {
             self.backends.remove(addr);
             self.words.remove(addr);
+            self.told_health.remove(addr);
         }
         for addr in members {
             if !self.backends.contains_key(&addr) {
@@ -128,11 +137,6 @@ impl Service {
             }
         }
         left
-    }
-
-    /// The record, if there is one.
-    pub(crate) fn state(&self) -> Option<&State> {
-        self.group.view().state()
     }
 
     /// Why the group does what it does.

@@ -14,7 +14,7 @@ use crate::service::forward;
 impl Driver {
     pub(super) fn pair_event(&mut self, event: PairEvent) {
         match event {
-            PairEvent::StateChanged { .. } => {} // told by the pair itself
+            PairEvent::StateChanged { .. } => self.tell_pair(),
             PairEvent::PeerAlive => info!("the peer monitor is heard"),
             PairEvent::PeerExpired => warn!("the peer monitor is silent for two heartbeats"),
             PairEvent::Refused(refusal) => debug!("Binary Star: {refusal}; the lead in ZooKeeper settles it"),
@@ -32,6 +32,17 @@ impl Driver {
             }
         }
         self.services.keys().cloned().collect::<Vec<_>>().iter().for_each(|name| self.pass_opinion(name));
+    }
+
+    /// Tells the state of the pair when it changed. Without ZooKeeper it may turn with every heartbeat: ACTIVE because
+    /// the peer is not, then PASSIVE because nobody may lead. Only what it comes to is worth a line.
+    pub(super) fn tell_pair(&mut self) {
+        let (Some(pair), Some(_)) = (&self.pair, self.registered) else { return };
+        let state = pair.state();
+        if self.told_pair != Some(state) {
+            info!("Binary Star: this monitor is {}", super::show::word(state));
+            self.told_pair = Some(state);
+        }
     }
 
     pub(super) fn peer(&self) -> Peer {
@@ -67,9 +78,8 @@ impl Driver {
         let reign = self.lead.reign();
         if reign != self.reign {
             self.reign = reign;
-            self.leads_since = reign.map(|_| now);
             match reign {
-                Some(version) => info!(version, "this monitor leads"),
+                Some(reign) => info!(reign, "this monitor leads"),
                 None => warn!("this monitor does not lead any more"),
             }
             self.all_groups(&Event::Reign(reign));

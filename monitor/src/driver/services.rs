@@ -8,7 +8,7 @@ use topology::ZnodePath;
 use topology::zookeeper::{Seen, SessionPhase, Versioned};
 use tracing::{info, warn};
 
-use super::tell::{acted, not_published, tell_record};
+use super::tell::{acted, not_published, tell_record, tell_words};
 use super::{About, Driver, Input};
 use crate::publisher::Publisher;
 use crate::service::{Service, ServiceId, path_event, state_event};
@@ -91,9 +91,8 @@ impl Driver {
                 }
             }
             About::Words(addr, words) if service.backends.contains_key(&addr) => {
-                let known = service.words.get(&addr) == Some(&words);
-                if !known && service.quiet.is_due(format!("{addr} says {words}"), now) {
-                    warn!(service = name, backend = %addr, "{words}");
+                if service.words.get(&addr) != Some(&words) {
+                    tell_words(service, &addr, &words, now);
                 }
                 service.words.insert(addr, words);
             }

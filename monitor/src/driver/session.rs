@@ -28,7 +28,8 @@ impl Driver {
                     "ZooKeeper does not answer; traffic goes on as published, and no failover is possible meanwhile"
                 );
             }
-            SessionPhase::Expired => warn!("the ZooKeeper session is over; starting anew"),
+            // Told by the store.
+            SessionPhase::Expired => debug!("the ZooKeeper session is over; starting anew"),
             SessionPhase::Connected
             | SessionPhase::Connecting
             | SessionPhase::Closing

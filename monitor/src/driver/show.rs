@@ -109,7 +109,7 @@ impl Driver {
     }
 }
 
-fn word(state: PairState) -> &'static str {
+pub(super) fn word(state: PairState) -> &'static str {
     match state {
         PairState::Primary => "PRIMARY",
         PairState::Backup => "BACKUP",

@@ -13,23 +13,26 @@ use crate::metrics::phases;
 use crate::service::Service;
 
 impl Driver {
-    /// The reason changed. What is decided is told when it stands ([`tell_record`]); what is wrong is told at once,
-    /// but not again and again while two reasons take turns.
+    /// The reason changed. What is decided is told when it stands ([`tell_record`]); what is wrong is told at once, or,
+    /// where it may be the first sight of a failover, when it lasts.
     pub(super) fn say(&mut self, name: &str, reason: &Reason) {
         let now = self.now();
         let Some(service) = self.services.get_mut(name) else { return };
-        let mut text = reason.to_string();
-        if let Reason::NobodyEligible(_) = reason {
-            text = format!("{text}: {}", words(&service.group.view().candidates(now)));
+        service.untold = (*reason == Reason::PrimaryUnreachable).then(|| (reason.clone(), now));
+        match service.untold {
+            Some(_) => debug!(service = name, "{reason}"),
+            None => tell_reason(service, reason, now),
         }
-        let level = loudness(reason);
-        if level == Level::DEBUG || !service.quiet.is_due(reason.to_string(), now) {
-            return debug!(service = name, "{text}");
-        }
-        match level {
-            Level::ERROR => error!(service = name, "{text}"),
-            Level::WARN => warn!(service = name, "{text}"),
-            _ => info!(service = name, "{text}"),
+    }
+
+    /// Looked at once a heartbeat: faults that last, servers that are down, servers that are back.
+    pub(super) fn tell_what_lasts(&mut self) {
+        let (now, heartbeat) = (self.now(), self.heartbeat());
+        for service in self.services.values_mut() {
+            tell_health(service, now);
+            if let Some((reason, _)) = service.untold.take_if(|(_, since)| now >= *since + heartbeat) {
+                tell_reason(service, &reason, now);
+            }
         }
     }
 
@@ -118,6 +121,70 @@ impl Driver {
     }
 }
 
+fn tell_reason(service: &mut Service, reason: &Reason, now: Time) {
+    let name = service.path.name();
+    let mut text = reason.to_string();
+    if matches!(reason, Reason::NobodyEligible(_)) {
+        let verdicts = words(&service.group.view().candidates(now));
+        text = format!("{text}: {verdicts} (docs/operations.md says what can be done)");
+    }
+    if *reason == Reason::PrimaryUnreachable {
+        text += ": its replicas or the other monitor still hear it; look at the network from here";
+    }
+    let level = loudness(reason);
+    if level == Level::DEBUG || !service.quiet.is_due(reason.to_string(), now) {
+        return debug!(service = name, "{text}");
+    }
+    match level {
+        Level::ERROR => error!(service = name, "{text}"),
+        Level::WARN => warn!(service = name, "{text}"),
+        _ => info!(service = name, "{text}"),
+    }
+}
+
+/// What is told is what was told last, so that after a time of ups and downs the last line is true again.
+fn tell_health(service: &mut Service, now: Time) {
+    let (name, view) = (service.path.name(), service.group.view());
+    for addr in view.backends.keys() {
+        let told = service.told_health.get(addr).copied().unwrap_or_default();
+        let health = view.health(addr, now);
+        match health {
+            // The words of one that is troubled are told by themselves.
+            Health::Unknown | Health::Suspect | Health::Troubled(_) => {}
+            Health::Up if told.is_empty() => {}
+            Health::Up => {
+                info!(service = name, "{addr} answers again");
+                service.told_health.remove(addr);
+            }
+            Health::Refused(_) | Health::Silent(_) if told == health.word() => {}
+            Health::Refused(_) | Health::Silent(_) => {
+                if service.quiet.is_due(format!("{addr} down"), now) {
+                    let refused = matches!(health, Health::Refused(_));
+                    let why = if refused { "connections are refused" } else { "no answer for down_after_ms" };
+                    warn!(service = name, "{addr} is down: {why}");
+                    service.told_health.insert(addr.clone(), health.word());
+                }
+            }
+        }
+    }
+}
+
+/// A server answers with an error: what it says, and where that can be mended by us.
+pub(super) fn tell_words(service: &mut Service, addr: &Endpoint, words: &str, now: Time) {
+    let name = service.path.name();
+    let hint = match first_word(words) {
+        "NOAUTH" | "WRONGPASS" => " (see [redis] username, password)",
+        "NOPERM" => " (the user of [redis] needs more rights)",
+        _ => "",
+    };
+    if service.quiet.is_due(format!("{addr} says {words}"), now) {
+        warn!(service = name, "{addr} answers: {words}{hint}");
+        service.told_health.insert(addr.clone(), "troubled");
+    } else {
+        debug!(service = name, "{addr} answers: {words}");
+    }
+}
+
 fn words(verdicts: &[(Endpoint, Option<failover::Disqualified>)]) -> String {
     let one = |(addr, why): &(Endpoint, Option<failover::Disqualified>)| match why {
         Some(why) => format!("{addr} ({why})"),
@@ -187,13 +254,14 @@ pub(super) fn not_published(service: &mut Service, epoch: u64, error: &PublishEr
     }
 }
 
-/// Who must react to a reason.
+/// Who must react to a reason. That ZooKeeper is away is told once, not for every service.
 #[allow(clippy::wildcard_enum_match_arm)] // of `Health`: only a server that answers with an error is worth a warning
 fn loudness(reason: &Reason) -> Level {
     match reason {
         Reason::Failover(..) => Level::INFO,
         Reason::PrimaryTroubled(Health::Suspect | Health::Unknown | Health::Up)
         | Reason::Healthy
+        | Reason::StoreAway(None)
         | Reason::Announcing
         | Reason::Promoting
         | Reason::Passive
@@ -206,7 +274,7 @@ fn loudness(reason: &Reason) -> Level {
         | Reason::Shrinking(_) => Level::DEBUG,
         Reason::PrimaryTroubled(_)
         | Reason::PrimaryUnreachable
-        | Reason::StoreAway(_)
+        | Reason::StoreAway(Some(_))
         | Reason::NoTopology(_)
         | Reason::BirthWaits(..)
         | Reason::RecordRestored
@@ -219,14 +287,24 @@ fn loudness(reason: &Reason) -> Level {
 
 /// The lines that people look for: what was decided, and who is primary, when that changes.
 pub(super) fn tell_record(name: &str, service: &mut Service) {
-    let Some(state) = service.state() else { return };
-    let (epoch, promoted) = (state.epoch, state.promoted == state.epoch);
+    let me = &service.group.view().me;
+    let Some(state) = service.group.view().state() else { return };
+    let (epoch, promoted, in_sync) = (state.epoch, state.promoted == state.epoch, state.in_sync.len());
     let primary = (state.phase == Phase::Serving).then(|| (state.primary.addr.clone(), state.promoted));
     if service.told_epoch != epoch {
-        if !promoted {
-            info!(service = name, epoch, leader = state.leader, "{}", state.reason);
+        let (leader, reason) = (&state.leader, &state.reason);
+        let fewer = in_sync < service.told_in_sync;
+        match service.told_epoch {
+            0 => debug!(service = name, epoch, leader, "last decision: {reason}"),
+            // The one that decides it tells it before.
+            _ if promoted && leader == me => {}
+            _ if fewer && !promoted => warn!(service = name, epoch, leader, "{reason}"),
+            _ => info!(service = name, epoch, leader, "{reason}"),
         }
-        service.told_epoch = epoch;
+        if fewer && in_sync == 0 {
+            warn!(service = name, epoch, "no replica is in sync: if the primary dies now, nobody takes over");
+        }
+        (service.told_epoch, service.told_in_sync) = (epoch, in_sync);
     }
     if let Some(primary) = primary.filter(|primary| service.told.as_ref() != Some(primary)) {
         info!(service = name, epoch, "Primary Redis is {}", primary.0);

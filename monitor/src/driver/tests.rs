@@ -95,7 +95,7 @@ async fn what_was_under_way_for_a_removed_service_does_not_reach_its_successor()
     }
     let service = &driver.services["posts"];
     assert_eq!(members(&driver, "posts"), [], "the first one's server is none of the second's");
-    assert!(service.state().is_none() && service.words.is_empty() && driver.opinions.is_empty());
+    assert!(service.group.view().state().is_none() && service.words.is_empty() && driver.opinions.is_empty());
     driver.services.get_mut("posts").unwrap().writes_opinion = true;
     driver.take(Input::Service(first, About::OpinionWritten(true)));
     assert!(driver.services["posts"].writes_opinion, "the first one's opinion was written, not this one's");
@@ -150,11 +150,56 @@ async fn what_goes_on_for_long_is_told_once() {
         ("a:1 refused a command: NOPERM 0", "WARN"),
         ("a:1 carries epoch 0", "WARN"),
         ("a:1 was left alone: it is a primary with data of its own", "WARN"),
-        ("LOADING", "WARN"),
+        ("a:1 answers: LOADING", "WARN"),
     ] {
         let found = lines.iter().filter(|line| line.contains(words) && line.contains(level)).count();
         assert_eq!(found, 1, "{words}: {log}");
     }
+}
+
+#[tokio::test]
+async fn a_server_that_goes_and_comes_is_told() {
+    let mut driver = driver();
+    driver.take(Input::Discovered(vec!["posts".into()]));
+    let id = id(&driver, "posts");
+    driver.take(Input::Service(id.clone(), topology("a")));
+    let observation = failover::Observation {
+        run_id: "r".into(),
+        read_only: false,
+        role: failover::Role::Primary { replicas: Vec::new() },
+        replid: "x".into(),
+        offset: 0,
+        fence: failover::Fence::Absent,
+        shows_as: "a:1".into(),
+        credential: None,
+    };
+    let log = log_of(|| {
+        for _ in 0..20 {
+            for event in [
+                Event::Opened(at("a")),
+                Event::Seen(at("a"), driver.now(), observation.clone()),
+                Event::Closed(at("a")),
+                Event::ConnectionRefused(at("a")),
+            ] {
+                driver.take(Input::Service(id.clone(), About::Event(event)));
+                driver.tell_what_lasts();
+            }
+        }
+        driver.take(Input::Service(id.clone(), About::Event(Event::Opened(at("a")))));
+        let seen = Event::Seen(at("a"), driver.now(), observation.clone());
+        driver.take(Input::Service(id.clone(), About::Event(seen)));
+        driver.tell_what_lasts();
+        let login = About::Event(Event::Troubled(at("a"), failover::Trouble::Login));
+        driver.take(Input::Service(id.clone(), login));
+        driver.take(Input::Service(id.clone(), About::Words(at("a"), "WRONGPASS bad".into())));
+        driver.tell_what_lasts();
+    });
+    let lines: Vec<&str> = log.lines().filter(|line| !line.contains("DEBUG")).collect();
+    let told = |words: &str| lines.iter().filter(|line| line.contains(words)).count();
+    assert_eq!(told("a:1 is down: connections are refused"), 1, "{log}");
+    assert_eq!(told("a:1 answers again"), 1, "{log}");
+    assert_eq!(told("a:1 answers: WRONGPASS bad (see [redis] username, password)"), 1, "{log}");
+    assert_eq!(lines.len(), 3, "{log}");
 }
 
 #[tokio::test]

@@ -124,6 +124,9 @@ pub(crate) struct Driver {
     /// Since when ZooKeeper does not answer, if it ever did.
     store_lost: Option<Time>,
     registered: Option<u64>,
+    /// The session for which a task tries to register our name. A second one would take the first one's znode for a
+    /// left-over and delete it.
+    registering: Option<u64>,
     name_taken: Option<(MonitorRecord, Time)>,
     reign: Option<i32>,
     told_pair: Option<PairState>,
@@ -169,6 +172,7 @@ impl Driver {
             session: None,
             store_lost: None,
             registered: None,
+            registering: None,
             name_taken: None,
             reign: None,
             told_pair: None,
@@ -270,6 +274,7 @@ impl Driver {
             Input::Pair(event) => self.pair_event(event),
             Input::Session(session) => self.session_changed(session),
             Input::Registered(generation) => self.now_registered(generation),
+            Input::NameTaken(_) if self.registered.is_some() => {} // said before the name was ours
             Input::NameTaken(by) => {
                 let since = self.name_taken.as_ref().map_or(self.now(), |(_, since)| *since);
                 if self.name_taken.is_none() {
@@ -284,7 +289,7 @@ impl Driver {
             Input::Leader(None) if self.lead.reign().is_some() || self.lead.held_by_other() => {
                 self.check_leader()
             }
-            Input::Leader(record) | Input::LeaderChecked(record) => self.lead.record(record),
+            Input::Leader(record) | Input::LeaderChecked(record) => self.leader_read(record),
             Input::LeadTaken(result) => self.lead_taken(result),
             Input::Beat(holder, beat) => {
                 if self.holder.as_ref().is_some_and(|(name, _)| *name == holder) {

@@ -16,6 +16,9 @@ const HISTORY_MAX: usize = 100;
 /// A record of the history is no longer than this.
 const RECORD_MAX: usize = 2048;
 
+/// Attempts to write one.
+const HISTORY_TRIES: usize = 3;
+
 /// Writes under one session: nothing that was decided in it is applied under a later one.
 #[derive(Clone)]
 pub(crate) struct Publisher {
@@ -167,15 +170,22 @@ impl Publisher {
 
     /// Puts a decision at the head of the service's history.
     pub(crate) async fn remember(&self, path: &ZnodePath, record: Value) {
-        if let Err(error) = self.append(path, record).await {
-            warn!(service = path.name(), %error, "the history was not written");
+        let record = shortened(record);
+        let mut written = Ok(());
+        for _ in 0..HISTORY_TRIES {
+            // Somebody else may write at the same time.
+            written = self.append(path, record.clone()).await;
+            if written.is_ok() {
+                return;
+            }
+        }
+        if let Err(error) = written {
+            let record = record.to_string();
+            warn!(service = path.name(), %error, record, "the history was not written");
         }
     }
 
     async fn append(&self, path: &ZnodePath, record: Value) -> Result<(), String> {
-        if record.to_string().len() > RECORD_MAX {
-            return Err(format!("a record of more than {RECORD_MAX} bytes"));
-        }
         let history = self.layout.history(path);
         let found = self.store.get(&history).await.map_err(|e: ReadError| e.to_string())?;
         let old = found
@@ -189,5 +199,31 @@ impl Publisher {
             None => self.store.create(&history, &data, Mode::Persistent).await,
         };
         written.map_err(|e| e.to_string())
+    }
+}
+
+/// A record that fits: of a large group the verdicts are left out.
+fn shortened(mut record: Value) -> Value {
+    if record.to_string().len() > RECORD_MAX
+        && let Some(fields) = record.as_object_mut()
+    {
+        fields.remove("candidates");
+        fields.insert("candidates_left_out".to_owned(), json!(true));
+    }
+    record
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_a_large_group_is_kept_without_its_verdicts() {
+        let record = |members: usize| {
+            let verdict = json!({"addr": "127.0.0.1:6379", "eligible": false, "why": "does not answer"});
+            json!({"epoch": 7, "candidates": vec![verdict; members]})
+        };
+        assert_eq!(shortened(record(3)), record(3));
+        assert_eq!(shortened(record(100)), json!({"epoch": 7, "candidates_left_out": true}));
     }
 }

@@ -1,11 +1,14 @@
 //! The pair and the lead: heartbeats and the leader record in, bids, votes and beats out (R12).
 
+use std::time::Duration;
+
 use binary_star::{PairEvent, State as PairState};
 use failover::Event;
 use failover::Time;
 use failover::lead::{Bid, Peer};
-use topology::MonitorRecord;
+use tokio::time::sleep;
 use topology::zookeeper::{PublishError, Seen};
+use topology::{LeaderRecord, MonitorRecord};
 use tracing::{debug, error, info, warn};
 
 use super::{Driver, Input, leader_event};
@@ -127,17 +130,28 @@ impl Driver {
     pub(super) fn check_leader(&self) {
         let (store, leader, inputs) = (self.store.clone(), self.layout.leader(), self.around.inputs.clone());
         tokio::spawn(async move {
-            if let Ok(found) = store.get(&leader).await
-                && let Some(record) = leader_event(&found.map_or(Seen::Absent, Seen::There))
-            {
-                if record.is_none() {
-                    error!(
-                        "{leader} was deleted: this monitor leads no more; stop both monitors, then start them"
-                    );
+            while !inputs.is_closed() {
+                // A read that fails says nothing, and the follower does not tell of the same absence again.
+                let Ok(found) = store.get(&leader).await else {
+                    sleep(Duration::from_millis(100)).await;
+                    continue;
+                };
+                if let Some(record) = leader_event(&found.map_or(Seen::Absent, Seen::There)) {
+                    let _ = inputs.send(Input::LeaderChecked(record));
                 }
-                let _ = inputs.send(Input::LeaderChecked(record));
+                return;
             }
         });
+    }
+
+    /// The leader record was read, or is gone for good.
+    pub(super) fn leader_read(&mut self, record: Option<(LeaderRecord, i32)>) {
+        let known = self.lead.deleted();
+        self.lead.record(record);
+        if self.lead.deleted() && !known {
+            let leader = self.layout.leader();
+            error!("{leader} was deleted: this monitor leads no more; stop both monitors, then start them");
+        }
     }
 
     pub(super) fn lead_taken(&mut self, result: Result<i32, PublishError>) {

@@ -53,9 +53,15 @@ impl Driver {
             self.name_taken = None;
             self.lead.session(false);
         }
-        if session.phase == SessionPhase::Connected && self.registered != Some(session.generation) {
-            self.register(session.generation);
+        let generation = session.generation;
+        if session.phase == SessionPhase::Connected && self.begins_to_register(generation) {
+            self.register(generation);
         }
+    }
+
+    /// Once per session; the task goes on until it has the name or the session is over.
+    pub(super) fn begins_to_register(&mut self, generation: u64) -> bool {
+        self.registering.replace(generation) != Some(generation)
     }
 
     pub(super) fn register(&self, generation: u64) {

@@ -47,10 +47,7 @@ impl Driver {
                     self.metrics.damaged(name);
                     if service.quiet.is_due("state damaged", now) {
                         let at = self.layout.state(&service.path);
-                        warn!(
-                            service = name,
-                            version, "{at} holds {why}; the last good record stays in force"
-                        );
+                        warn!(service = name, version, "{at}: {why}; the last good record stays in force");
                     }
                 }
             }

@@ -235,6 +235,16 @@ async fn a_name_that_is_taken_is_told_and_counted_once() {
 }
 
 #[tokio::test]
+async fn a_name_is_registered_by_one_task_per_session() {
+    let mut driver = driver();
+    let begun: Vec<bool> = [1, 1, 2, 2].map(|generation| driver.begins_to_register(generation)).into();
+    assert_eq!(begun, [true, false, true, false], "a session may be connected, cut and connected again");
+    driver.registered = Some(2);
+    driver.take(Input::NameTaken(driver.record.clone()));
+    assert!(driver.name_taken.is_none(), "said before the name was ours");
+}
+
+#[tokio::test]
 async fn status_is_the_contract_s() {
     let mut driver = driver();
     driver.take(Input::Discovered(vec!["posts".into()]));

@@ -99,7 +99,6 @@ fn a_wrong_value_of_the_api_is_named() {
     for (section, key, value) in [
         ("api", "listen", "7001"),
         ("api", "durability", "perhaps"),
-        ("api", "durability", "sync"),
         ("api", "deadline_ms", "0"),
         ("api", "max_value_bytes", "1MB"),
         ("api", "max_in_flight", "many"),

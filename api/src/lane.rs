@@ -484,7 +484,10 @@ impl<'a> Session<'a> {
     pub(crate) fn unless_refused(&self, write: Write, reply: &Reply) -> Option<Write> {
         match reply.error().map(|text| (text, classify(text))) {
             None => return Some(write),
-            Some((text, Failure::Definite(_))) => self.again_later(write, text),
+            Some((text, Failure::Definite(_))) => {
+                self.pool.in_trouble(&self.member.addr, &text);
+                self.pool.queue.put_back_later(write);
+            }
             Some((text, Failure::WrongType | Failure::Indeterminate)) => {
                 let _ = write.done.send(Written::Indeterminate(text.to_owned()));
             }
@@ -569,16 +572,6 @@ impl<'a> Session<'a> {
         self.set_writes(false);
         self.proofs_failed = self.proofs_failed.saturating_add(1);
         self.proof_at = Instant::now() + pause_before_proof(self.proofs_failed);
-    }
-
-    /// One write was refused on its own and not applied: it is sent again a little later.
-    fn again_later(&self, write: Write, text: &str) {
-        self.pool.in_trouble(&self.member.addr, &text);
-        let queue = self.pool.queue.clone();
-        tokio::spawn(async move {
-            sleep(Duration::from_millis(10)).await;
-            queue.put_back(vec![write]);
-        });
     }
 }
 

@@ -4,13 +4,18 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use failover::confirm::Durability;
 use tokio::sync::{Notify, oneshot};
+use tokio::time::sleep;
 use wire::Reply;
 
 use crate::view::View;
+
+/// Before a write that was refused on its own is sent again.
+const LATER: Duration = Duration::from_millis(10);
 
 /// A read that waits for its answer. Dropped unanswered it tells the requester to ask again.
 #[derive(Debug)]
@@ -154,6 +159,15 @@ impl Queue {
         }
         drop(queue);
         self.writes_there.notify_one();
+    }
+
+    /// The same for one write that was refused on its own: a little later, for the reason may last.
+    pub(crate) fn put_back_later(self: &Arc<Self>, write: Write) {
+        let queue = self.clone();
+        tokio::spawn(async move {
+            sleep(LATER).await;
+            queue.put_back(vec![write]);
+        });
     }
 
     /// Up to `most` reads that somebody still waits for.

@@ -68,6 +68,13 @@ impl Proxy {
         });
     }
 
+    /// What is kept of the connection on which this text is.
+    pub(crate) fn held(&self, text: &str) -> String {
+        let pairs = self.switches.pairs.lock().unwrap();
+        let kept = pairs.iter().map(|pair| String::from_utf8_lossy(&pair.kept.lock().unwrap()).into_owned());
+        kept.into_iter().find(|kept| kept.contains(text)).unwrap_or_default()
+    }
+
     /// From now on what the server answers is lost.
     pub(crate) fn swallow_replies(&self) {
         self.switches.swallow_replies.store(true, Ordering::SeqCst);

@@ -51,6 +51,32 @@ fn one_confirmation_vouches_for_all_that_wait() {
     assert!((1.0..=4.0).contains(&looks), "{looks}");
 }
 
+/// Between a barrier and a read after it the primary may be deposed; the barrier then vouches for nothing.
+#[test]
+fn the_barrier_follows_the_reads_that_it_vouches_for() {
+    let mut stage = Stage::with(2, |ini| ini.set("api", "deadline_ms", 15_000));
+    assert_eq!(stage.api().put("a", "1").status, 200);
+    let http = stage.api().0.http();
+    stage.proxies[0].hold_requests();
+    let (read, write) = thread::scope(|scope| {
+        let read = scope.spawn(|| connect(http).call(Request::get(READ)).unwrap());
+        stage.proxies[0].wait_held("fence");
+        let held = stage.proxies[0].held("k:a");
+        let at = |text: &str| held.find(text).unwrap_or_else(|| panic!("no {text} in {held}"));
+        let (get, script, role, wait) = (at("k:a"), at("EVALSHA"), at("ROLE"), at("WAIT"));
+        assert!(get < script && script < role && role < wait, "{held}");
+        assert!(
+            held.rfind("ROLE") > Some(wait) && held.rfind("albireo:fence") > held.rfind("ROLE"),
+            "{held}"
+        );
+        let write = scope.spawn(|| connect(http).call(Request::put("/api/v1/write/b", b"1")).unwrap());
+        stage.proxies[0].pass();
+        stage.proxies[0].cut();
+        (read.join().unwrap(), write.join().unwrap())
+    });
+    assert_eq!((read.status, write.status), (200, 200), "{read:?} {write:?}");
+}
+
 #[test]
 fn unconfirmed_it_says_so_in_time() {
     for durability in ["sync", "async"] {

@@ -100,12 +100,15 @@ pub(crate) struct Inquiry {
     /// For how many replicas the next WAIT waits.
     wait_for: usize,
     replies: Vec<Reply>,
+    /// What the server refused, if it did.
+    pub(crate) refused: Option<String>,
 }
 
 impl Inquiry {
     /// About something written under this view.
     pub(crate) fn new(view: Arc<View>) -> Self {
-        Self { wait_for: view.in_sync.len(), view, needed: None, replies: Vec::with_capacity(5) }
+        let wait_for = view.in_sync.len();
+        Self { view, needed: None, wait_for, replies: Vec::with_capacity(5), refused: None }
     }
 
     /// The next look. Its answers are to be handed to [`Inquiry::answered`] one by one.
@@ -125,6 +128,7 @@ impl Inquiry {
         // The barrier's answer does not matter: if it was refused, so is the fence.
         let asked = if self.needed.is_some() { &self.replies[1..] } else { &self.replies[..] };
         let [before, wait, after, fence] = asked else { return None };
+        self.refused = asked.iter().find_map(Reply::error).map(str::to_owned);
         let (before, after) = (primary_role(before), primary_role(after));
         let offset = before.map(|(offset, _)| offset);
         let needed = self.needed.or(offset);

@@ -234,7 +234,9 @@ async fn confirm(pool: &Pool, view: &Arc<View>, link: &mut Link) -> Result<(), A
         match replies.into_iter().filter_map(|reply| inquiry.answered(reply)).last() {
             Some(Next::Acknowledge) => return Ok(()),
             Some(Next::WaitFor(_)) => sleep(PAUSE).await,
-            Some(Next::Settle) | None => return Err(Again::NotHere),
+            Some(Next::Settle) | None => {
+                return Err(inquiry.refused.take().map_or(Again::NotHere, Again::Refused));
+            }
         }
     }
     Err(Again::Behind)

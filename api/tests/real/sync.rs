@@ -185,6 +185,16 @@ fn what_was_sent_before_the_set_became_too_small_stays_open() {
 }
 
 #[test]
+fn without_the_right_to_ask_the_replicas_nothing_is_acknowledged() {
+    let stage = Stage::with(2, |ini| ini.set("api", "deadline_ms", 500));
+    // The user is the default one; taking the right away stands for an operator who did not give it.
+    assert_eq!(stage.redis[0].cmd(&["ACL", "SETUSER", "default", "-wait"]).text(), "OK");
+    let answer = stage.api().put("a", "1");
+    assert_eq!(answer.status, 504, "{answer:?}");
+    assert!(answer.text().contains("NOPERM"), "it says why: {answer:?}");
+}
+
+#[test]
 fn alone_means_no_copies() {
     let stage = Stage::new(1);
     acknowledged(&stage.api().put("a", "1"), &stage, "0");

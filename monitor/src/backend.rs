@@ -250,7 +250,14 @@ where
     if order.expected_run_id().is_some_and(|expected| expected != run_id) {
         return Outcome::Refused(failover::Refused::OtherProcess);
     }
-    let outcome = look_and_act(target, link, order, &run_id, report, store).await;
+    let mut outcome = look_and_act(target, link, order, &run_id, report, store, None).await;
+    if matches!(&outcome, Ok(Outcome::Rejected(why)) if why == "OOM") {
+        outcome = match memory_limit(link).await {
+            Ok(Some(limit)) => look_and_act(target, link, order, &run_id, report, store, Some(limit)).await,
+            Ok(None) => outcome,
+            Err(error) => Err(error),
+        };
+    }
     let outcome = outcome.unwrap_or(Outcome::Lost);
     if let (Some(deed), false) = (order.cleanup(), matches!(outcome, Outcome::Done(_) | Outcome::Lost)) {
         let mut commands = vec![cmd!["UNWATCH"]];
@@ -266,6 +273,13 @@ where
     outcome
 }
 
+async fn memory_limit(link: &mut Link) -> Result<Option<String>, LinkError> {
+    let answers = link.call(&[cmd!["CONFIG", "GET", "maxmemory"]]).await?;
+    Ok(answers.first().and_then(redis::memory_limit))
+}
+
+/// With `limit`, the server's memory is full; it would refuse everything between MULTI and EXEC, also to stamp or to
+/// demote it. So the limit is lifted for this one transaction, and set again by the same write to the socket.
 async fn look_and_act<R, S, F>(
     target: &Target,
     link: &mut Link,
@@ -273,6 +287,7 @@ async fn look_and_act<R, S, F>(
     run_id: &str,
     report: &R,
     store: &S,
+    limit: Option<String>,
 ) -> Result<Outcome, LinkError>
 where
     R: Fn(Report),
@@ -310,7 +325,7 @@ where
     if let Some(step) = step {
         step.reached();
     }
-    act(target, link, order, run_id, &deeds, report).await
+    act(target, link, order, run_id, &deeds, report, limit).await
 }
 
 async fn act<R: Fn(Report)>(
@@ -320,19 +335,26 @@ async fn act<R: Fn(Report)>(
     run_id: &str,
     deeds: &[failover::Command],
     report: &R,
+    limit: Option<String>,
 ) -> Result<Outcome, LinkError> {
-    let mut pipeline = vec![cmd!["MULTI"]];
+    let set_limit = |limit: String| cmd!["CONFIG", "SET", "maxmemory", limit];
+    let mut pipeline: Vec<wire::Command> = limit.iter().map(|_| set_limit("0".into())).collect();
+    let multi = pipeline.len();
+    pipeline.push(cmd!["MULTI"]);
     deeds.iter().for_each(|deed| pipeline.extend(redis::render(deed, &target.secret)));
     pipeline.push(cmd!["EXEC"]);
     let exec = pipeline.len();
+    pipeline.extend(limit.map(set_limit));
+    let questions = pipeline.len();
     pipeline.extend(redis::questions());
     let answers = link.call(&pipeline).await?;
-    let (transaction, after) = answers.split_at(exec);
+    let (transaction, after) = (&answers[multi..exec], &answers[questions..]);
+    let pipeline = &pipeline[multi..exec];
     // The server's words may repeat what we sent; an ACL rule or a password must not reach a log.
     let words = |text: &str| text.split_whitespace().next().unwrap_or("an error").to_owned();
     let queued = transaction
         .iter()
-        .zip(&pipeline)
+        .zip(pipeline)
         .find_map(|(reply, command)| Some((is_credential(command), words(reply.error()?))));
     match (queued, transaction.last()) {
         (Some((true, why)), _) => return Ok(Outcome::NoCredential(format!("ACL SETUSER: {why}"))),

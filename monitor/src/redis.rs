@@ -17,9 +17,6 @@ use wire::{Command, InfoReply, Login, Reply, cmd};
 pub(crate) const CLIENT_NAME: &str = "albireo-monitor";
 /// The key that holds the epoch last stamped.
 const FENCE: &str = "albireo:fence";
-/// Stamps. A server whose memory is full refuses SET, and SET as the first write of a script, but not after a DEL: the
-/// fence is a few bytes, and without it nobody could enter the set for as long as the memory is full.
-const STAMP: &str = "redis.call('DEL', KEYS[1]) redis.call('SET', KEYS[1], ARGV[1])";
 /// The ACL user of the replicas, followed by the epoch of the promotion.
 const CREDENTIAL: &str = "albireo-repl-";
 
@@ -61,6 +58,11 @@ pub(crate) fn questions() -> [Command; 4] {
 /// The further questions before a server is attached: does it hold anything but our own keys?
 pub(crate) fn data_questions() -> [Command; 2] {
     [cmd!["INFO", "keyspace"], cmd!["SCAN", "0", "COUNT", "1000"]]
+}
+
+/// The answer to `CONFIG GET maxmemory`: the limit that the operator set, in bytes.
+pub(crate) fn memory_limit(answer: &Reply) -> Option<String> {
+    setting(answer, "maxmemory").filter(|limit| limit.parse::<u64>().is_ok()).map(str::to_owned)
 }
 
 /// The WATCH of an order.
@@ -216,7 +218,7 @@ pub(crate) fn render(deed: &Deed, secret: &Secret) -> Vec<Command> {
         Deed::KeepBacklog => vec![cmd!["CONFIG", "SET", "repl-backlog-ttl", "0"]],
         Deed::BecomePrimary => vec![cmd!["REPLICAOF", "NO", "ONE"]],
         Deed::Follow(to) => vec![cmd!["REPLICAOF", to.host(), to.port().to_string()]],
-        Deed::Stamp(epoch) => vec![cmd!["EVAL", STAMP, "1", FENCE, epoch.to_string()]],
+        Deed::Stamp(epoch) => vec![cmd!["SET", FENCE, epoch.to_string()]],
         Deed::CutClients => {
             vec![cmd!["CLIENT", "KILL", "TYPE", "normal"], cmd!["CLIENT", "KILL", "TYPE", "pubsub"]]
         }

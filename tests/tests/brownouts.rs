@@ -104,3 +104,62 @@ fn a_wrong_password_is_not_down() {
     assert_eq!((after.promoted, after.primary), (before.promoted, before.primary));
     load.stop().assert_clean();
 }
+
+/// A replica that answers nothing but BUSY holds no copy: it leaves the set, and no failover follows.
+#[test]
+fn a_busy_replica_leaves_the_set() {
+    let mut group = Group::of(2).redis_line("lua-time-limit 100").start();
+    let before = group.state();
+    let load = group.load();
+    let primary = group.primary();
+    let replica = (0..group.redis.len()).find(|number| *number != primary).expect("a replica");
+    let addr = group.redis[replica].endpoint();
+    let mut connection = group.redis[replica].connect().expect("a connection");
+    let script = "local t = redis.call('TIME'); local till = t[1] * 1000 + t[2] / 1000 + 3000; \
+                  repeat t = redis.call('TIME') until t[1] * 1000 + t[2] / 1000 > till; return 1";
+    connection.send(&["EVAL_RO", script, "0"]).expect("sent");
+    wait::until("it leaves the set", LIMIT, || {
+        let now = group.try_state()?;
+        wait::holds(now.in_sync(&addr).is_none(), || format!("{now:?}"))
+    });
+    load.wait_for_writes(50, LIMIT);
+    assert_eq!(connection.receive().expect("the script's result").number(), 1);
+    let after = group.settled();
+    assert_eq!((after.promoted, after.primary), (before.promoted, before.primary));
+    load.stop().assert_clean();
+}
+
+/// A server whose memory is full refuses every transaction. It is stamped all the same, so that newcomers get in, and
+/// demoted when it comes back as a former primary; its limit stays.
+#[test]
+fn a_full_primary_is_stamped_and_demoted() {
+    let mut group = Group::of(1).start();
+    let primary = group.primary();
+    let replica = 1 - primary;
+    let addr = group.redis[replica].endpoint();
+    group.redis[replica].kill();
+    wait::until("it leaves the set", LIMIT, || {
+        let now = group.try_state()?;
+        wait::holds(now.in_sync(&addr).is_none(), || format!("{now:?}"))
+    });
+    let limit = |group: &Group| {
+        let reply = group.redis[primary].cmd(&["CONFIG", "GET", "maxmemory"]);
+        reply.list()[1].text().to_owned()
+    };
+    assert_eq!(group.redis[primary].cmd(&["CONFIG", "SET", "maxmemory", "1000"]).text(), "OK");
+    let refused = group.redis[primary].cmd(&["SET", "a", "b"]);
+    assert!(refused.is_error("OOM"), "{refused:?}");
+    group.redis[replica].restart();
+    let state = group.settled();
+    assert!(state.in_sync(&addr).is_some(), "{state:?}");
+    assert_eq!(limit(&group), "1000");
+
+    group.redis[primary].pause();
+    wait::until("a failover", LIMIT, || {
+        let now = group.try_state()?;
+        wait::holds(now.primary.addr == addr, || format!("{now:?}"))
+    });
+    group.redis[primary].resume();
+    group.settled();
+    assert_eq!(limit(&group), "1000");
+}

@@ -172,3 +172,32 @@ fn a_replica_that_was_away_is_not_promoted() {
     load.wait_for_writes(50, LIMIT);
     load.stop().assert_nothing_lost();
 }
+
+/// The replicas carry the credential of a promotion, and the next primary does not make one.
+#[test]
+fn the_restart_guard_is_switched_off() {
+    let mut group = Group::of(2).start();
+    let before = group.state();
+    let user = |group: &Group, number: usize| {
+        let reply = group.redis[number].cmd(&["CONFIG", "GET", "masteruser"]);
+        reply.list()[1].text().to_owned()
+    };
+    let old = group.primary();
+    let replica = (0..group.redis.len()).find(|number| *number != old).expect("a replica");
+    assert_eq!(user(&group, replica), format!("albireo-repl-{}", before.promoted));
+    for monitor in &mut group.monitors {
+        monitor.set_env(&[("ALBIREO_FAILOVER_RESTART_GUARD", "off")]);
+        monitor.process().terminate(LIMIT);
+        monitor.restart();
+    }
+    group.redis[old].kill();
+    wait::until("a failover", LIMIT, || {
+        let now = group.try_state()?;
+        wait::holds(now.promoted > before.promoted, || format!("{now:?}"))
+    });
+    let after = group.settled();
+    assert!(!after.in_sync.is_empty(), "{after:?}");
+    for number in (0..group.redis.len()).filter(|number| *number != old && *number != group.primary()) {
+        assert_eq!(user(&group, number), "", "{}", group.redis[number].endpoint());
+    }
+}

@@ -121,17 +121,18 @@ async fn server(config: &Config, addr: &Endpoint, report: &mut Report) {
         cmd!["CONFIG", "GET", "replica-serve-stale-data"],
         cmd!["CONFIG", "GET", "repl-diskless-sync-delay"],
         cmd!["ACL", "WHOAMI"],
+        cmd!["CONFIG", "GET", "lua-time-limit"],
     ];
     let answers = match tokio::time::timeout(timeout, link.call(&questions)).await {
         Ok(Ok(answers)) => answers,
         Ok(Err(error)) => return report.bad(&what, &error.to_string()),
         Err(_) => return report.bad(&what, "no answer in time"),
     };
-    judge(&what, &answers, report);
+    judge(&what, &answers, config.detector.down_after, report);
 }
 
-fn judge(what: &str, answers: &[Reply], report: &mut Report) {
-    let [server, persistence, stale, delay, acl] = answers else {
+fn judge(what: &str, answers: &[Reply], down_after: Duration, report: &mut Report) {
+    let [server, persistence, stale, delay, acl, script] = answers else {
         return report.bad(what, "an answer is missing");
     };
     let field = |reply: &Reply, name: &str| InfoReply::from_reply(reply)?.field(name).map(str::to_owned);
@@ -154,6 +155,20 @@ fn judge(what: &str, answers: &[Reply], report: &mut Report) {
         report.note(
             what,
             "repl-diskless-sync-delay is not 0: a full synchronisation starts that many seconds late",
+        );
+    }
+    // Until then a server that runs a script is as silent as a dead one; 0 and less is for ever.
+    let told_after = setting(script).and_then(|value| value.parse::<i64>().ok());
+    if told_after
+        .is_some_and(|ms| u128::try_from(ms).map_or(true, |ms| ms == 0 || ms >= down_after.as_millis()))
+    {
+        report.note(
+            what,
+            &format!(
+                "lua-time-limit (busy-reply-threshold) is not below down_after_ms = {}: \
+                 a primary that runs a script for so long counts as silent",
+                down_after.as_millis()
+            ),
         );
     }
     if let Some(error) = acl.error() {

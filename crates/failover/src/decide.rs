@@ -15,7 +15,7 @@ use topology::{Endpoint, InSync, Phase, PrimaryRef, State, Topology};
 use crate::candidate;
 use crate::detector::Health;
 use crate::order::Deed;
-use crate::set::{self, Unfit};
+use crate::set::{self, Outside, Unfit};
 use crate::view::{ASK_FOR, Announced, CONFIRM_WAIT, Fault, Fence, Observation, Role, View};
 use crate::{Disqualified, Time, Trouble};
 
@@ -178,7 +178,8 @@ fn publish(next: State, announce: bool, because: Reason) -> Decision {
 /// The next steps for one group.
 pub fn decide(view: &View, now: Time) -> Decision {
     if view.reign.is_none() {
-        return wait(Reason::Passive);
+        let fault = || view.primary_fault(now).map(|(fault, _)| fault);
+        return wait(if view.store_away { Reason::StoreAway(fault()) } else { Reason::Passive });
     }
     if !view.record_read {
         return wait(Reason::Unread);
@@ -365,11 +366,18 @@ fn settle(view: &View, state: &State, now: Time) -> Decision {
         return wait(Reason::Deposed(fence));
     }
     let mut decision = membership(view, state, primary, now);
-    if primary.fence != Fence::At(state.epoch) || !view.stamped {
+    if primary.fence != Fence::At(state.epoch) || !view.stamped || idle(view, state, primary, now) {
         decision.steps.push(Step::Order { backend: addr.clone(), deed: Deed::Stamp });
     }
     decision.steps.extend(strays(view, state, now));
     decision
+}
+
+/// A stream that never carried a byte cannot be acknowledged, so nobody could enter the set before Redis pings its
+/// replicas, which takes ten seconds. A stamp is such a byte.
+fn idle(view: &View, state: &State, primary: &Observation, now: Time) -> bool {
+    let waits = |addr: &Endpoint| set::entering(view, state, addr, now) == Err(Outside::NotStreaming);
+    primary.offset == 0 && others(state).any(waits)
 }
 
 fn others(state: &State) -> impl Iterator<Item = &Endpoint> {

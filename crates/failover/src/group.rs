@@ -463,6 +463,9 @@ impl Group {
             .as_ref()
             .and_then(|p| self.view.backends.get(p)?.seen.as_ref())
             .map(|s| s.observation.offset);
+        if primary.as_ref() == Some(addr) {
+            self.primary_closed = None;
+        }
         let Some(backend) = self.view.backends.get_mut(addr) else { return };
         backend.detector.heard(now, None);
         backend.asked_at = None;

@@ -416,7 +416,14 @@ impl View {
     pub fn candidates(&self, now: Time) -> Vec<(Endpoint, Option<Disqualified>)> {
         let Some(state) = self.state() else { return Vec::new() };
         let others = state.members.iter().filter(|addr| **addr != state.primary.addr);
-        others.map(|addr| (addr.clone(), crate::candidate::disqualified(self, state, addr, now))).collect()
+        // What was said before the loss does not count.
+        let lost = self.primary_fault(now).map(|(_, since)| since);
+        let late = |addr: &Endpoint| {
+            let answered = |since| self.backends.get(addr).is_some_and(|b| b.answered_since(since));
+            lost.is_some_and(|since| !answered(since)).then_some(Disqualified::Unheard)
+        };
+        let verdict = |addr| crate::candidate::disqualified(self, state, addr, now).or_else(|| late(addr));
+        others.map(|addr| (addr.clone(), verdict(addr))).collect()
     }
 }
 

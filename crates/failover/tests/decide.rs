@@ -341,6 +341,27 @@ fn who_enters_is_attached_near_and_known_to_the_primary() {
     }
 }
 
+/// Redis pings its replicas every ten seconds; nobody waits so long for a group that nobody uses yet.
+#[test]
+fn a_stream_without_a_byte_is_given_one() {
+    let alone = State { in_sync: Vec::new(), ..record() };
+    let a = |offset| Observation {
+        role: Role::Primary { replicas: vec![("b:1".into(), 0), ("c:1".into(), 0)] },
+        ..primary("a", offset)
+    };
+    for (offset, stamps) in [(0, true), (14, false)] {
+        let mut scene = Scene::leading(alone.clone());
+        scene.pass(1000);
+        scene.ordered("a", failover::Outcome::Done(Some(a(offset))));
+        for name in ["b", "c"] {
+            scene.seen(name, replica(name, "a", true, offset));
+        }
+        let decision = decide(scene.group.view(), scene.now);
+        let stamp = Step::Order { backend: at("a"), deed: failover::Deed::Stamp };
+        assert_eq!(decision.steps.contains(&stamp), stamps, "{offset}");
+    }
+}
+
 #[test]
 fn min_in_sync_is_resolved_by_whoever_publishes() {
     for (fixed, members, expected) in [

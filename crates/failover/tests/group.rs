@@ -4,7 +4,7 @@ mod common;
 
 use common::{Scene, at, entry, ms, primary, promoting, record, refused, replica, run};
 use failover::view::Announced;
-use failover::{Action, Disqualified, Event, Fence, Observation, Outcome, Reason, Role, Stored};
+use failover::{Action, Disqualified, Event, Fence, Observation, Outcome, Reason, Role, Stored, Timeline};
 use topology::{Phase, State, Topology};
 
 const NOTHING: [&str; 0] = [];
@@ -25,6 +25,12 @@ fn kill_the_primary(scene: &mut Scene) {
     scene.pass(1);
     scene.seen("b", replica("b", "a", false, 100));
     scene.seen("c", replica("c", "a", false, 99));
+}
+
+/// The failover that was completed, among all that is asked for.
+fn completed(scene: &mut Scene) -> Option<Timeline> {
+    let mut actions = std::iter::from_fn(|| scene.group.poll_action());
+    actions.find_map(|action| if let Action::Completed(timeline) = action { Some(timeline) } else { None })
 }
 
 #[test]
@@ -101,11 +107,7 @@ fn a_failover_that_another_monitor_began_is_completed_once() {
     scene.ordered("b", Outcome::Done(Some(promoted())));
     scene.acts();
     scene.stands(7);
-    let timeline = std::iter::from_fn(|| scene.group.poll_action()).find_map(|action| match action {
-        Action::Completed(timeline) => Some(timeline),
-        _ => None,
-    });
-    let timeline = timeline.unwrap();
+    let timeline = completed(&mut scene).unwrap();
     assert_eq!((timeline.from, timeline.to, timeline.epoch), (Some(at("a")), at("b"), 4));
     assert_eq!((timeline.begun, timeline.announced), (None, Some(scene.now)));
     assert!(timeline.promoted.is_some());
@@ -438,4 +440,32 @@ fn a_server_without_rights_for_the_credential_is_run_without_it() {
     scene.ordered("b", Outcome::NoCredential("NOPERM".into()));
     assert!(!scene.group.view().limits.restart_guard);
     assert_eq!(scene.now, ms(1003));
+}
+
+/// The connection was closed once, long ago; what counts is when the primary was lost.
+#[test]
+fn a_failover_is_measured_from_the_loss_that_it_follows() {
+    let mut scene = Scene::leading(record());
+    scene.pass(10);
+    scene.event(Event::Closed(at("a")));
+    scene.event(Event::Opened(at("a")));
+    scene.seen("a", primary("a", 100));
+    for _ in 0..50 {
+        scene.pass(100);
+        scene.all_answer();
+    }
+    let lost = scene.now;
+    for _ in 0..6 {
+        scene.pass(100);
+        scene.seen("b", replica("b", "a", true, 100));
+        scene.seen("c", replica("c", "a", true, 99));
+    }
+    scene.acts();
+    scene.stands(6);
+    scene.acts();
+    scene.ordered("b", Outcome::Done(Some(promoted())));
+    scene.acts();
+    scene.stands(7);
+    let begun = completed(&mut scene).and_then(|timeline| timeline.begun);
+    assert_eq!(begun.unwrap().lost, lost);
 }

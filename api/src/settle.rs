@@ -28,7 +28,7 @@ const STEP: Duration = Duration::from_millis(500);
 const LOOKS: u32 = 4;
 
 /// Before a round is tried again.
-const PAUSE: Duration = Duration::from_millis(2);
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// How long the connection is kept when there is nothing to settle.
 const IDLE: Duration = Duration::from_secs(5);
@@ -91,7 +91,7 @@ pub(crate) async fn run(pool: Arc<Pool>, mut lost: mpsc::UnboundedReceiver<Lost>
                 }
                 // A server that is gone need not be asked so often; another view is acted on at once.
                 let pause = match why {
-                    Again::TooFew => 25 * PAUSE,
+                    Again::TooFew => 50 * PAUSE,
                     Again::Open(_) => 5 * PAUSE,
                     Again::OtherProcess
                     | Again::Link(_)

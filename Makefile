@@ -1,5 +1,5 @@
 # The four commands of this project. See README.md.
-.PHONY: demo test check bench
+.PHONY: demo test check bench sim
 
 # The kill test on loopback with real servers; DEMO_ONCE=1 exits afterwards, DEMO_KILLS=20 kills twenty times.
 demo:
@@ -15,6 +15,13 @@ test:
 # Format, lints, documentation, licences.
 check:
 	@tests/check
+
+# Random runs of the protocol under virtual time; tests/README.md. FROM=n begins at another seed.
+SEEDS ?= 100000
+FROM ?= 0
+sim:
+	@CARGO_PROFILE_DEV_OPT_LEVEL=3 CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/sim SIM_SEEDS=$(SEEDS) SIM_FROM=$(FROM) \
+		cargo test -p albireo-tests --test simulation random_runs -- --nocapture
 
 bench:
 	@echo "There are no benchmarks yet. 'DEMO_KILLS=20 make demo' shows the gaps of twenty kills." >&2

@@ -6,11 +6,11 @@ use std::rc::Rc;
 
 use topology::State;
 
+use super::flaw::Flaw;
 use super::history::Outcome;
 use super::kernel::{Event, MS, Sim, Us, say};
 use super::lane::Lane;
 use super::net::{Body, ConnId, Node};
-use super::plan::Flaw;
 use super::settle::Settler;
 use super::store::{Content, Path};
 

@@ -297,18 +297,19 @@ impl Sim {
                 if let Some(content) = found(answer) {
                     let event = match path {
                         Path::Announcement => announcement_event(content),
-                        _ => state_event(content),
+                        _ => self.flawed_event(state_event(content)),
                     };
                     self.group_input(at, event);
                 }
             }
             Call::TakeLead => self.turn(at, |sim| sim.lead_taken(at, answer)),
-            Call::ReadLeader => {
-                if let Some(record) = found(answer) {
+            Call::ReadLeader => match found(answer) {
+                Some(record) => {
                     let record = leader(record);
                     self.turn(at, |sim| sim.monitors[at].lead.record(record));
                 }
-            }
+                None => self.start(at, 100 * MS, Timer::ReadLeader),
+            },
             Call::Register(generation) => self.turn(at, |sim| sim.registered(at, generation, answer)),
             Call::WriteOpinion => self.opinion_written(at, answer),
         }
@@ -341,6 +342,9 @@ impl Sim {
                     _ => "unknown",
                 };
                 say!(self, "m{at}'s publication {number}: {why}");
+                if why == "unknown" {
+                    self.flawed_resend(at);
+                }
                 self.start(at, 10 * MS, Timer::PublicationFailed(number));
             }
         }

@@ -3,15 +3,13 @@
 
 use std::collections::VecDeque;
 
-use failover::{
-    Command, Deed, Event as GroupEvent, Fence, Look, Observation, Order, Outcome, Refused, Verdict,
-};
+use failover::{Command, Deed, Event as GroupEvent, Look, Order, Outcome, Refused, Verdict};
 
 use super::client::Call;
+use super::flaw::Flaw;
 use super::kernel::{Sim, Us, say};
 use super::monitor::{Timer, period};
 use super::net::{Body, ConnId, Node, OPENER, Purpose};
-use super::plan::Flaw;
 use super::redis::{FromServer, ToServer};
 use super::store::{Op, Path, Request};
 
@@ -22,6 +20,14 @@ pub(super) struct Executor {
     running: Option<Running>,
     opening: Option<ConnId>,
     link: Option<(ConnId, String)>,
+    /// What a broken driver sends on its next connection.
+    resend: Option<(Box<Order>, Vec<Command>)>,
+}
+
+impl Executor {
+    pub(super) fn connection(&self) -> Option<ConnId> {
+        self.link.as_ref().map(|(conn, _)| *conn)
+    }
 }
 
 #[derive(Debug)]
@@ -126,7 +132,13 @@ impl Sim {
             return;
         }
         match body {
-            Body::Fin => self.orders_lost(at, server),
+            Body::Accepted(_) => {
+                if let Some((order, commands)) = executor.resend.take() {
+                    let exec = ToServer::Exec { order, commands, watch: false };
+                    self.send(conn, OPENER, Body::ToServer(exec));
+                }
+            }
+            Body::Fin | Body::Refused => self.orders_lost(at, server),
             Body::FromServer(answer) => self.order_answer(at, server, answer),
             _ => {}
         }
@@ -154,9 +166,12 @@ impl Sim {
 
     fn looked(&mut self, at: usize, server: usize, look: Look) {
         let look = Look { seen: self.flawed_look(at, server, look.seen), ..look };
+        let Some(running) = &self.executor(at, server).running else { return };
+        let order = running.order.clone();
+        let checked = self.flawed_order_check(&order);
         let executor = self.executor(at, server);
         let Some(running) = &mut executor.running else { return };
-        let verdict = running.order.check(&look);
+        let verdict = checked.check(&look);
         let serial = executor.serial;
         match verdict {
             Verdict::Nothing => self.tidy(at, server, Outcome::Done(Some(look.seen))),
@@ -210,7 +225,23 @@ impl Sim {
         let (Some(running), Some((conn, _))) = (&executor.running, &executor.link) else { return };
         let (conn, commands) = (*conn, running.commands.clone());
         let order = Box::new(running.order.clone());
+        let commands = self.flawed_commands(commands);
+        if self.breaks(Flaw::Reconnects) {
+            return self.reconnect(at, server, order, commands);
+        }
         self.send(conn, OPENER, Body::ToServer(ToServer::Exec { order, commands, watch }));
+    }
+
+    /// A broken driver opens a new connection for the act.
+    fn reconnect(&mut self, at: usize, server: usize, order: Box<Order>, commands: Vec<Command>) {
+        let purpose = Purpose::Orders { monitor: at, server };
+        let conn = self.open(Node::Monitor(at), Node::Server(server), purpose);
+        let executor = self.executor(at, server);
+        let run_id = executor.link.as_ref().map_or(String::new(), |(_, run_id)| run_id.clone());
+        if let Some((old, _)) = executor.link.replace((conn, run_id)) {
+            self.close(old, OPENER);
+        }
+        self.executor(at, server).resend = Some((order, commands));
     }
 
     /// UNWATCH, and whatever the order wants on every exit.
@@ -231,30 +262,6 @@ impl Sim {
         say!(self, "m{at}'s order at s{server} ended: {}", word(&running.order.deed, &outcome));
         self.group_input(at, GroupEvent::Ordered(running.order.backend, outcome));
         self.next_order(at, server);
-    }
-
-    /// What a broken driver makes of an answer.
-    pub(super) fn flawed_look(&self, at: usize, server: usize, mut seen: Observation) -> Observation {
-        let state = self.monitors[at].group.view().state();
-        match (self.flaw, state) {
-            (Some(Flaw::AnyRunId), Some(state)) => {
-                let addr = &self.servers[server].addr;
-                let entry = state.in_sync(addr).map(|entry| &entry.run_id);
-                let primary = (state.primary.addr == *addr).then_some(&state.primary.run_id);
-                if let Some(run_id) = primary.or(entry) {
-                    seen.run_id.clone_from(run_id);
-                }
-            }
-            (Some(Flaw::IgnoreFence), Some(state)) => seen.fence = Fence::At(state.epoch),
-            (Some(Flaw::EveryFenceIsNew), Some(state)) => {
-                if let Some(entry) = state.in_sync(&self.servers[server].addr) {
-                    let fence = self.servers[server].data.fence.unwrap_or(0);
-                    seen.fence = Fence::At(fence.max(entry.since));
-                }
-            }
-            _ => {}
-        }
-        seen
     }
 }
 

@@ -2,16 +2,16 @@
 
 use super::api::Api;
 use super::kernel::{Event, MS, Sim, Us, say};
-use super::net::{ConnId, NODES, Node, Pace, Purpose};
-use super::plan::{Ambush, Weather};
+use super::net::{ACCEPTOR, ConnId, NODES, Node, Pace, Purpose};
+use super::plan::Weather;
 use super::redis::{Entry, Keeps, Row};
 use super::store::{Content, Path};
 
 /// Kinds of faults.
-pub(super) const FAULTS: usize = 21;
+pub(super) const FAULTS: usize = 22;
 
 /// How often each kind comes, relative to the others; every run scales each of them anew.
-pub(super) const WEIGHTS: [u32; FAULTS] = [5, 4, 4, 6, 5, 4, 3, 2, 2, 2, 4, 2, 2, 4, 2, 1, 1, 1, 4, 2, 1];
+pub(super) const WEIGHTS: [u32; FAULTS] = [5, 4, 4, 6, 5, 4, 3, 2, 2, 2, 4, 2, 2, 4, 2, 1, 1, 1, 4, 2, 1, 3];
 
 impl Sim {
     pub(super) fn fault(&mut self) {
@@ -32,6 +32,16 @@ impl Sim {
             Weather::Storm | Weather::Calm => return,
             Weather::MonitorsApart => [Node::Monitor(0), Node::Monitor(1)],
             Weather::PrimaryHidden => [Node::Monitor(leader), Node::Server(primary)],
+            Weather::LeaderStalls => {
+                if self.monitors[1 - leader].up {
+                    say!(self, "m{leader} is alone from now on");
+                    self.monitor_dies(1 - leader);
+                    return self.schedule(1600 * MS, Event::Fault);
+                }
+                say!(self, "m{leader} stands still");
+                let length = self.rng.u64(300..700) * MS;
+                return self.monitor_stalls(leader, length);
+            }
             Weather::ReplicaDies => {
                 let replica = usize::from(primary == 0);
                 return self.kill(replica, Keeps::All, length / 2);
@@ -47,49 +57,6 @@ impl Sim {
         if self.healed.is_none() {
             for _ in 0..self.rng.u32(1..4) {
                 self.some_fault();
-            }
-        }
-    }
-
-    /// See [`Ambush`].
-    pub(super) fn prepare_ambush(&mut self) {
-        if self.plan.ambush == Some(Ambush::QuickRestart) {
-            say!(self, "an ambush: nobody looks");
-            for at in 0..2 {
-                if self.monitors[at].up && !self.monitors[at].stalled {
-                    self.monitor_stalls(at, 1500 * MS);
-                }
-            }
-            let primary = self.store.state().map_or(0, |state| super::redis::index(&state.primary.addr));
-            return self.kill(primary, Keeps::Nothing, 10 * MS);
-        }
-        if self.plan.ambush == Some(Ambush::CutOff) {
-            let primary = self.store.state().map_or(0, |state| super::redis::index(&state.primary.addr));
-            return self.cut_off(&[Node::Server(primary), Node::Api(0)], 2500 * MS);
-        }
-        let (first, last) = (Node::Server(0), Node::Server(self.servers.len() - 1));
-        say!(self, "an ambush: {last:?} is slow");
-        self.net.pace[first.index()][last.index()] = Pace::Slow;
-        for (from, to) in [(first, last), (last, first)] {
-            self.set_cut(from, to, true);
-            self.schedule(900 * MS, Event::CutEnds { from, to });
-        }
-    }
-
-    /// The primary dies or is cut off, and everybody in the set but who just entered stops.
-    pub(super) fn ambush(&mut self) {
-        let Some(state) = self.store.state().filter(|_| self.healed.is_none()) else { return };
-        say!(self, "the ambush");
-        let primary = super::redis::index(&state.primary.addr);
-        if self.one_in(3) {
-            self.kill(primary, Keeps::Nothing, 1500 * MS);
-        } else {
-            self.cut_off(&[Node::Server(primary)], 2500 * MS);
-        }
-        for entry in state.in_sync.iter().filter(|entry| entry.since < state.epoch) {
-            let at = super::redis::index(&entry.addr);
-            if self.servers[at].up && !self.servers[at].paused {
-                self.server_pauses(at, 2000 * MS);
             }
         }
     }
@@ -160,7 +127,11 @@ impl Sim {
             }
             18 => self.stall_api(),
             19 => self.kill_api(),
-            _ => self.flush(),
+            20 => self.flush(),
+            _ => {
+                let (at, server) = (self.rng.usize(0..self.apis.len()), self.some_server());
+                self.reset_lanes(at, server);
+            }
         }
     }
 
@@ -191,7 +162,7 @@ impl Sim {
         self.kill(at, keeps, after);
     }
 
-    fn kill(&mut self, at: usize, keeps: Keeps, after: Us) {
+    pub(super) fn kill(&mut self, at: usize, keeps: Keeps, after: Us) {
         if !self.servers[at].up {
             return;
         }
@@ -251,6 +222,18 @@ impl Sim {
         }
     }
 
+    /// Whatever stands between closes the connections of an API process to a server; what was sent may still arrive.
+    pub(super) fn reset_lanes(&mut self, api: usize, server: usize) {
+        say!(self, "connections of a{api} to s{server} are reset");
+        for conn in 0..self.net.conns.len() {
+            let entry = &self.net.conns[conn];
+            let lane = matches!(entry.purpose, Purpose::Lane { api: of, .. } if of == api);
+            if lane && entry.ends[ACCEPTOR] == Node::Server(server) && entry.open[ACCEPTOR] {
+                self.reset(conn);
+            }
+        }
+    }
+
     /// FLUSHALL, or only the markers are evicted.
     fn flush(&mut self) {
         let at = self.some_server();
@@ -284,7 +267,7 @@ impl Sim {
         }
     }
 
-    fn cut(&mut self, from: Node, to: Node, length: Us) {
+    pub(super) fn cut(&mut self, from: Node, to: Node, length: Us) {
         self.set_cut(from, to, true);
         self.schedule(length, Event::Mend { from, to });
     }
@@ -299,7 +282,7 @@ impl Sim {
         self.cut_off(&inside, length);
     }
 
-    fn cut_off(&mut self, inside: &[Node], length: Us) {
+    pub(super) fn cut_off(&mut self, inside: &[Node], length: Us) {
         say!(self, "{inside:?} is cut from all others for {} ms", length / MS);
         for outside in self.nodes() {
             for node in inside {
@@ -311,7 +294,7 @@ impl Sim {
         }
     }
 
-    fn nodes(&self) -> Vec<Node> {
+    pub(super) fn nodes(&self) -> Vec<Node> {
         let servers = (0..self.servers.len()).map(Node::Server);
         let apis = (0..self.apis.len()).map(Node::Api);
         servers.chain([Node::Monitor(0), Node::Monitor(1), Node::Store]).chain(apis).collect()
@@ -337,6 +320,10 @@ impl Sim {
         if !self.servers[at].up || !self.servers[at].master {
             return;
         }
+        self.stranger_at(at);
+    }
+
+    pub(super) fn stranger_at(&mut self, at: usize) {
         say!(self, "a stranger replicates from s{at}");
         let conn: ConnId = self.open(Node::Api(0), Node::Server(at), Purpose::Stranger);
         let row = Row::stranger(self.now);

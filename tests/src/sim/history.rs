@@ -52,14 +52,15 @@ impl Sim {
         let slower = if self.healed.is_some() { 4 } else { 1 };
         self.schedule(self.plan.write_every * slower, super::kernel::Event::Client(client));
         let at = client % self.apis.len();
-        if self.clients[client].is_some() || !self.apis[at].up {
+        let idle = self.plan.idle && self.healed.is_none();
+        if idle || self.clients[client].is_some() || !self.apis[at].up {
             return;
         }
         let (now, top) = (self.now, self.oracle.top);
         let request = Request {
             client,
             key: self.rng.u8(0..self.plan.keys),
-            write: self.rng.u8(0..4) > 0,
+            write: self.rng.u8(0..4) < self.plan.writes,
             invoked: now,
             returned: now,
             outcome: Outcome::Pending,
@@ -123,7 +124,7 @@ impl Sim {
         self.oracle.dirty = true;
         // Reads are judged in the end, with the whole history.
         let Request { top, write, .. } = self.oracle.history.requests[number];
-        if write && top.0 > epoch && top.1 != server {
+        if write && !self.oracle.void && top.0 > epoch && top.1 != server {
             let why = format!(
                 "two primaries: write {number} was answered in epoch {epoch} at s{server} and began after an \
                  answer of epoch {} at s{}",
@@ -147,7 +148,7 @@ impl Sim {
 
     /// Could some register have told the clients what they were told?
     pub(super) fn judge_history(&mut self) {
-        if !self.plan.sync || self.failure.is_some() {
+        if !self.plan.sync || self.oracle.void || self.failure.is_some() {
             return;
         }
         let mut keys: BTreeMap<u8, Vec<linearizable::Op>> = BTreeMap::new();

@@ -5,10 +5,11 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use super::api::{Api, Timer as ApiTimer};
+use super::flaw::Flaw;
 use super::monitor::{Monitor, Timer};
 use super::net::{ACCEPTOR, Body, ConnId, Net, Node, Purpose};
 use super::oracle::Oracle;
-use super::plan::{Flaw, Plan, Weather};
+use super::plan::{Plan, Weather};
 use super::redis::Server;
 use super::store::Store;
 use super::{Counts, End, Run};
@@ -65,6 +66,14 @@ pub(super) enum Event {
     Cron {
         server: usize,
         run: u32,
+    },
+    /// See [`Sim::rest_of_exec`].
+    RestOfExec {
+        server: usize,
+        run: u32,
+        conn: ConnId,
+        order: Box<failover::Order>,
+        commands: Vec<failover::Command>,
     },
     /// A paused server goes on.
     ServerResumes {
@@ -153,6 +162,8 @@ pub(super) struct Sim {
     pub(super) clients: Vec<Option<usize>>,
     /// Markers are never drawn twice.
     pub(super) markers: u32,
+    /// How far an ambush is that comes once.
+    pub(super) sprung: u8,
     pub(super) oracle: Oracle,
     /// Replication ids are never drawn twice.
     pub(super) next_replid: u32,
@@ -194,6 +205,7 @@ impl Sim {
             apis: (0..plan.apis).map(|_| Api::new(plan.lanes)).collect(),
             clients: vec![None; plan.apis * plan.clients],
             markers: 0,
+            sprung: 0,
             servers,
             plan,
             oracle: Oracle::new(),
@@ -219,6 +231,7 @@ impl Sim {
             }
         }
         self.judge_history();
+        self.counts.void += u64::from(self.oracle.void);
         if let Some(why) = &self.failure {
             let line = format!("BROKEN: {why}");
             say!(self, "{line}");
@@ -328,6 +341,11 @@ impl Sim {
             Event::MonitorResumes { monitor, stall } => self.monitor_resumes(monitor, stall),
             Event::MonitorRises { monitor, life } => self.monitor_rises(monitor, life),
             Event::Cron { server, run } => self.cron(server, run),
+            Event::RestOfExec { server, run, conn, order, commands } => {
+                if self.servers[server].up && self.servers[server].run == run {
+                    self.rest_of_exec(server, conn, order, commands);
+                }
+            }
             Event::ServerResumes { server, pause } => self.server_resumes(server, pause),
             Event::ServerRises { server, run } => self.server_rises(server, run),
             Event::StoreTick => self.store_tick(),

@@ -6,18 +6,18 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use failover::confirm::{Confirmation, confirmed};
+use failover::confirm::{Failure, Look, Next, admits, classify, judge};
 use topology::State;
 
 use super::api::Timer;
+use super::flaw::Flaw;
 use super::history::Outcome;
 use super::kernel::{MS, Sim, Us, say};
 use super::net::{Body, ConnId, Node, OPENER, Purpose};
-use super::plan::Flaw;
 use super::redis::{Call, FromServer, Ran, ToServer, index};
 
 /// A server that owes an answer for so long is given up.
-const STALL: Us = 400 * MS;
+const STALL: Us = 1000 * MS;
 
 /// Requests in one batch.
 const BATCH: usize = 3;
@@ -62,6 +62,12 @@ enum Sent {
     },
     Role,
     Fence,
+    /// A GET that comes after its barrier was confirmed: only from a broken client.
+    LateGet {
+        request: usize,
+        epoch: u64,
+        server: usize,
+    },
 }
 
 /// Requests that went out together, and what is needed to learn later what became of them.
@@ -188,8 +194,7 @@ impl Sim {
 
     /// Sync writes are refused before they are sent: there would be too few copies.
     pub(super) fn too_few(&self, view: &State) -> bool {
-        let few = view.in_sync.len() < view.min_in_sync as usize;
-        few && self.plan.sync && self.flaw != Some(Flaw::FewAreEnough)
+        !admits(&view.in_sync, view.min_in_sync) && self.plan.sync && self.flaw != Some(Flaw::FewAreEnough)
     }
 
     fn send_batch(&mut self, at: usize, lane: usize, view: Rc<State>, taken: Vec<usize>) {
@@ -225,16 +230,14 @@ impl Sim {
         let script = (Sent::Script { batch: number }, ToServer::Script(Rc::new(script)));
         let measure = (Sent::Measure { batch: number }, ToServer::Role);
         let mut pipeline: Vec<(Sent, ToServer)> = gets.collect();
-        match flaw {
-            Some(Flaw::BarrierBeforeGet) => pipeline.insert(0, script),
-            _ => pipeline.push(script),
+        if flaw == Some(Flaw::BarrierBeforeGet) {
+            pipeline.clear(); // see `get_late`
         }
+        pipeline.push(script);
         match flaw {
+            _ if !sync => {}
             Some(Flaw::MeasuredBeforeTheWrite) => pipeline.insert(0, measure),
             _ => pipeline.push(measure),
-        }
-        if !sync {
-            pipeline.pop();
         }
         for (sent, request) in pipeline {
             self.lane(at, lane).sent.push_back(sent);
@@ -304,6 +307,9 @@ impl Sim {
                 self.tend_lane(at, lane);
             }
             (Sent::Proof { .. }, _) => self.doubt(at, lane),
+            (Sent::LateGet { request, epoch, server }, FromServer::Got(value)) => {
+                self.answered(request, Outcome::Found(value), epoch, server);
+            }
             (Sent::Get { batch, request }, FromServer::Got(value)) => {
                 let batch = self.lane(at, lane).batch(batch);
                 if let Some((_, found)) =
@@ -313,9 +319,10 @@ impl Sim {
                 }
             }
             (Sent::Script { batch }, FromServer::Ran(Ran::Done)) => self.batch_applied(at, lane, conn, batch),
-            (Sent::Script { batch }, FromServer::Ran(Ran::Refused) | FromServer::Loading) => {
-                self.batch_refused(at, lane, batch);
+            (Sent::Script { batch }, FromServer::Ran(Ran::Refused(why))) => {
+                self.batch_refused(at, lane, batch, why);
             }
+            (Sent::Script { batch }, FromServer::Loading) => self.batch_refused(at, lane, batch, "LOADING"),
             (Sent::Measure { batch }, FromServer::Role { offset, .. }) => {
                 if let Some(batch) = self.lane(at, lane).batch(batch) {
                     batch.needed = Some(offset);
@@ -331,6 +338,16 @@ impl Sim {
         }
     }
 
+    fn get_late(&mut self, at: usize, lane: usize, request: usize, epoch: u64, server: usize) {
+        let key = self.oracle.history.requests[request].key;
+        let pause = self.flawed_pause();
+        let l = self.lane(at, lane);
+        l.sent.push_back(Sent::LateGet { request, epoch, server });
+        if let Some(conn) = l.conn {
+            self.send_slowly(conn, OPENER, pause, Body::ToServer(ToServer::Get { key }));
+        }
+    }
+
     /// The server does not take writes now: nothing is sent until it has shown that it does again.
     fn doubt(&mut self, at: usize, lane: usize) {
         let pause = self.rng.u64(1..15) * MS;
@@ -340,7 +357,10 @@ impl Sim {
     }
 
     /// A definite failure: sent again under the next view.
-    fn batch_refused(&mut self, at: usize, lane: usize, number: u64) {
+    fn batch_refused(&mut self, at: usize, lane: usize, number: u64, why: &str) {
+        if !matches!(classify(why), Failure::Definite(_)) {
+            return self.lane_lost(at, lane);
+        }
         let l = self.lane(at, lane);
         if let Some(place) = l.batches.iter().position(|batch| batch.number == number)
             && let Some(batch) = l.batches.remove(place)
@@ -395,8 +415,8 @@ impl Sim {
         for batch in self.lane(at, lane).batches.clone() {
             let Some(needed) = batch.needed.filter(|_| batch.applied) else { continue };
             match verdict(flaw, &batch.view, needed, &rows, master, fence) {
-                Confirmation::Confirmed => self.batch_done(at, lane, batch.number),
-                Confirmation::Fenced => {
+                Next::Acknowledge => self.batch_done(at, lane, batch.number),
+                Next::Settle => {
                     say!(
                         self,
                         "a{at}: the epoch of batch {} of marker {} is over",
@@ -405,7 +425,7 @@ impl Sim {
                     );
                     return self.lane_lost(at, lane);
                 }
-                Confirmation::Behind(_) => again = true,
+                Next::WaitFor(_) => again = true,
             }
         }
         if again {
@@ -429,6 +449,7 @@ impl Sim {
         for (number, found) in batch.reads {
             match found {
                 Some(found) => self.answered(number, Outcome::Found(found), epoch, server),
+                None if self.breaks(Flaw::BarrierBeforeGet) => self.get_late(at, lane, number, epoch, server),
                 None => self.put_back(at, std::iter::once(number)),
             }
         }
@@ -444,23 +465,19 @@ pub(super) fn verdict(
     rows: &[(String, u64)],
     master: bool,
     fence: Option<u64>,
-) -> Confirmation {
+) -> Next {
     let copies = rows.iter().filter(|(_, offset)| *offset >= needed).count();
-    let in_sync = &view.in_sync;
-    match flaw {
-        Some(Flaw::WaitIsBelieved) if copies >= in_sync.len() && master && fence == Some(view.epoch) => {
-            Confirmation::Confirmed
-        }
-        Some(Flaw::AddressesAreCompared) => {
-            let mut in_sync = in_sync.clone();
-            in_sync.iter_mut().for_each(|entry| entry.seen_as = entry.addr.to_string());
-            confirmed(&in_sync, needed, rows, fence, view.epoch)
-        }
-        Some(Flaw::NoFenceAtTheEnd) if master => {
-            confirmed(in_sync, needed, rows, Some(view.epoch), view.epoch)
-        }
-        Some(Flaw::RoleIsNotRead) => confirmed(in_sync, needed, rows, fence, view.epoch),
-        _ if !master => Confirmation::Fenced,
-        _ => confirmed(in_sync, needed, rows, fence, view.epoch),
+    let believed = copies >= view.in_sync.len() && master && fence == Some(view.epoch);
+    if flaw == Some(Flaw::WaitIsBelieved) && believed {
+        return Next::Acknowledge;
     }
+    let mut in_sync = view.in_sync.clone();
+    if flaw == Some(Flaw::AddressesAreCompared) {
+        in_sync.iter_mut().for_each(|entry| entry.seen_as = entry.addr.to_string());
+    }
+    let master = master || flaw == Some(Flaw::RoleIsNotRead);
+    let fence = if flaw == Some(Flaw::NoFenceAtTheEnd) { Some(view.epoch) } else { fence };
+    let look =
+        Look { offset: master.then_some(needed), waited: true, replicas: master.then_some(rows), fence };
+    judge(&in_sync, view.epoch, needed, &look)
 }

@@ -14,14 +14,16 @@
 //! * [`redis`], [`store`]: the servers. [`monitor`], [`pair`], [`client`], [`probe`], [`executor`]: the driver of a
 //!   monitor, one message at a time, so that it may stall or die between any two.
 //! * [`api`], [`lane`], [`settle`]: the API processes. [`history`]: their clients, and what they were told.
-//! * [`faults`]: what goes wrong. [`heal`]: how it has to end.
+//! * [`faults`], [`ambush`]: what goes wrong. [`heal`]: how it has to end.
 //!
-//! A [`Flaw`] breaks one rule in the driver; a test shows that the invariants notice.
+//! A [`Flaw`] breaks one rule around the core ([`flaw`]); a test shows that the invariants notice.
 
+mod ambush;
 mod api;
 mod client;
 mod executor;
 mod faults;
+mod flaw;
 mod heal;
 mod history;
 mod kernel;
@@ -36,8 +38,9 @@ mod redis;
 mod settle;
 mod store;
 
+pub use flaw::Flaw;
 use kernel::Sim;
-pub use plan::{Flaw, Weather};
+pub use plan::Weather;
 
 /// What came of one run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,6 +103,8 @@ pub struct Counts {
     pub settled: u64,
     /// Batches whose lost answer was found to be no, and that were sent again.
     pub resent: u64,
+    /// Runs in which no copy survived, after which nothing is promised.
+    pub void: u64,
     /// Milliseconds of virtual time after the end of the faults until everything was as recorded.
     pub healing_ms: u64,
 }
@@ -123,6 +128,7 @@ impl Counts {
         self.fenced += other.fenced;
         self.settled += other.settled;
         self.resent += other.resent;
+        self.void += other.void;
         self.healing_ms = self.healing_ms.max(other.healing_ms);
     }
 }
@@ -132,7 +138,7 @@ pub fn run(seed: u64, flaw: Option<Flaw>, tracing: bool) -> Run {
     Sim::new(seed, flaw, Weather::Storm, tracing).run()
 }
 
-/// Runs one seed in other weather than a storm.
-pub fn run_in(weather: Weather, seed: u64, tracing: bool) -> Run {
-    Sim::new(seed, None, weather, tracing).run()
+/// Runs one seed in other weather than a storm, with one rule broken if so wanted.
+pub fn run_in(weather: Weather, seed: u64, flaw: Option<Flaw>, tracing: bool) -> Run {
+    Sim::new(seed, flaw, weather, tracing).run()
 }

@@ -13,10 +13,11 @@ use topology::{Endpoint, LeaderRecord};
 
 use super::client::{Call, Client, Phase};
 use super::executor::Executor;
+use super::flaw::Flaw;
 use super::kernel::{Event, MS, Sim, Us, duration, say};
 use super::net::Node;
 use super::pair::Pair;
-use super::plan::{Flaw, Plan};
+use super::plan::Plan;
 use super::probe::Probe;
 use super::store::{Answer, Content, Op, Path, Request};
 
@@ -51,6 +52,8 @@ pub(super) enum Timer {
     /// A failed publication is told.
     PublicationFailed(u64),
     Register(u64),
+    /// The leader record could not be read.
+    ReadLeader,
     /// A task begins.
     Send {
         generation: Option<u64>,
@@ -91,6 +94,7 @@ pub(super) struct Monitor {
     peer_says: Option<Rc<BTreeSet<Endpoint>>>,
     peer_there: bool,
     holder: Option<usize>,
+    pub(super) last_publication: Option<Vec<Op>>,
 }
 
 impl Monitor {
@@ -120,6 +124,7 @@ impl Monitor {
             peer_says: None,
             peer_there: false,
             holder: None,
+            last_publication: None,
         }
     }
 
@@ -251,6 +256,7 @@ impl Sim {
                 self.group_input(at, GroupEvent::Published(number, PublishOutcome::Failed));
             }
             Timer::Register(generation) => self.register(at, generation),
+            Timer::ReadLeader => self.call(at, None, Request::Get(Path::Leader), Call::ReadLeader),
             Timer::Send { generation, request, call } => self.call(at, generation, request, call),
             Timer::CallFailed(call) => self.returned(at, call, None),
             Timer::Act { server, serial } => self.act(at, server, serial),
@@ -291,7 +297,7 @@ impl Sim {
         let down_after = self.plan.limits.down_after.as_micros() as Us;
         let m = &mut self.monitors[at];
         let late = self.now.saturating_sub(m.planned);
-        if late > heartbeat.min(down_after / 4) {
+        if late > heartbeat.min(down_after / 4) && self.flaw != Some(Flaw::IgnoresStalls) {
             let time = m.time(self.now);
             m.lead.stalled(time);
             say!(self, "m{at} notices that it stood still");
@@ -344,7 +350,11 @@ impl Sim {
                     let epoch = publication.next.epoch;
                     self.broken(format!("passive m{at} wants to publish epoch {epoch}"));
                 }
-                self.publish(at, publication);
+                let number = publication.number;
+                match self.flawed_publication(at, publication) {
+                    Some(publication) => self.publish(at, publication),
+                    None => self.publication_dropped(at, number),
+                }
             }
             Action::Order(order) => {
                 if lead != Some(order.reign) {
@@ -384,7 +394,8 @@ impl Sim {
             });
         }
         let generation = self.monitors[at].client.registered;
-        let ops = self.flawed(ops);
+        let ops = self.flawed_checks(ops);
+        self.monitors[at].last_publication = Some(ops.clone());
         if self.step(at, "publishes") {
             return;
         }
@@ -429,6 +440,9 @@ impl Sim {
             say!(self, "m{at} reigns: {reign:?}");
             let told = if self.flaw == Some(Flaw::AlwaysLeads) { Some(reign.unwrap_or(0)) } else { reign };
             self.group_event(at, GroupEvent::Reign(told));
+            if let Some(reign) = reign {
+                self.flawed_reign(at, reign);
+            }
         }
     }
 
@@ -486,7 +500,7 @@ impl Sim {
     pub(super) fn pass_opinion(&mut self, at: usize) {
         let m = &self.monitors[at];
         let said = match &m.peer_says {
-            _ if !m.pair.alive => PeerOpinion::Gone,
+            _ if !m.pair.alive || self.breaks(Flaw::NoSecondOpinion) => PeerOpinion::Gone,
             Some(said) if m.peer_there => PeerOpinion::CannotReach((**said).clone()),
             Some(_) | None => PeerOpinion::Mute,
         };
@@ -534,7 +548,10 @@ impl Sim {
                 let record = leader(found);
                 self.monitors[at].lead.record(record);
             }
-            Path::State => self.group_event(at, state_event(found)),
+            Path::State => {
+                let event = self.flawed_event(state_event(found));
+                self.group_event(at, event);
+            }
             Path::Announcement => self.group_event(at, announcement_event(found)),
             Path::Monitor(of) => {
                 let beat = found.and_then(|(content, _)| match content {
@@ -546,6 +563,7 @@ impl Sim {
                     self.pass_opinion(at);
                 }
                 let now = self.monitors[at].time(self.now);
+                let beat = beat.filter(|_| self.flaw != Some(Flaw::IgnoresBeats));
                 if self.monitors[at].holder == Some(of) {
                     self.monitors[at].lead.beat(beat, now);
                 }
@@ -560,6 +578,16 @@ impl Sim {
         }
     }
 
+    /// What is read of the record, as the core is told.
+    pub(super) fn flawed_event(&self, event: GroupEvent) -> GroupEvent {
+        match event {
+            GroupEvent::State(Stored::Is(state), version) => {
+                GroupEvent::State(Stored::Is(self.flawed_record(state)), version)
+            }
+            event => event,
+        }
+    }
+
     pub(super) fn session_changed(&mut self, at: usize) {
         let m = &mut self.monitors[at];
         let (phase, generation) = (m.client.phase, m.client.generation);
@@ -568,7 +596,9 @@ impl Sim {
         let alive = matches!(phase, Phase::Connected | Phase::Disconnected);
         if !alive || m.client.registered.is_some_and(|registered| registered != generation) {
             m.client.registered = None;
-            m.lead.session(false);
+            if self.flaw != Some(Flaw::KeepsReign) {
+                m.lead.session(false);
+            }
         }
         let register = phase == Phase::Connected && m.client.registered != Some(generation);
         self.group_event(at, GroupEvent::Store(phase == Phase::Connected));

@@ -179,6 +179,11 @@ impl Sim {
         }
     }
 
+    /// The opener is told that the other end is closed, although it is not: what is under way there still arrives.
+    pub(super) fn reset(&mut self, conn: ConnId) {
+        self.post(conn, OPENER, 0, Body::Fin);
+    }
+
     /// The packet, if no cut holds it back.
     pub(super) fn arrives(&mut self, conn: ConnId, end: usize, body: Body) -> Option<Body> {
         let ends = self.net.conns[conn].ends;

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use topology::{Endpoint, State};
+use topology::{Endpoint, Phase, State};
 
 use super::history::History;
 use super::kernel::{Event, Sim, say};
-use super::plan::Ambush;
 use super::redis::{Bits, Data};
 
 /// What is remembered to judge by.
@@ -22,6 +21,9 @@ pub(super) struct Oracle {
     pub(super) served: u64,
     /// What each epoch said, and under which reign it began.
     epochs: BTreeMap<u64, Said>,
+    /// No copy survived: the primary and every replica in sync, as processes, have ended. From then on nothing is
+    /// promised (R14).
+    pub(super) void: bool,
     /// Something changed that [`Sim::check`] looks at.
     pub(super) dirty: bool,
 }
@@ -55,6 +57,7 @@ impl Oracle {
             top: (0, 0),
             served: 0,
             epochs: BTreeMap::new(),
+            void: false,
             dirty: false,
         }
     }
@@ -67,6 +70,10 @@ impl Sim {
             return;
         }
         let Some(state) = self.store.state() else { return };
+        self.note_void(&state);
+        if self.oracle.void {
+            return;
+        }
         let at = super::redis::index(&state.primary.addr);
         let server = &self.servers[at];
         let serves = server.up
@@ -86,6 +93,18 @@ impl Sim {
             (None, None, None) => return,
         };
         self.broken(format!("{why} {run_id}, primary of epoch {epoch}"));
+    }
+
+    fn note_void(&mut self, state: &State) {
+        let holds = |run_id: &str, since: u64| {
+            self.servers.iter().any(|s| s.up && s.run_id == run_id && s.data.highest >= since)
+        };
+        let survives = holds(&state.primary.run_id, 0)
+            || state.in_sync.iter().any(|entry| holds(&entry.run_id, entry.since));
+        if !self.oracle.void && !survives {
+            say!(self, "no copy survived");
+            self.oracle.void = true;
+        }
     }
 
     /// An answer under this record stands for at least so many copies.
@@ -109,6 +128,22 @@ impl Sim {
         }
     }
 
+    /// R6: nobody is evicted who may still be the last to be promoted, unless his process is gone.
+    fn eviction_error(&self, old: &State, new: &State) -> Option<String> {
+        if new.promoted == new.epoch || new.in_sync.len() >= new.min_in_sync as usize {
+            return None;
+        }
+        let lives = |run_id: &str| self.servers.iter().any(|s| s.run_id == run_id);
+        let mut out = old.in_sync.iter().filter(|entry| new.in_sync(&entry.addr).is_none());
+        let out = out.find(|entry| lives(&entry.run_id))?;
+        Some(format!("epoch {} evicts {}, one of the last", new.epoch, out.run_id))
+    }
+
+    /// What an epoch said of its primary.
+    pub(super) fn was_published(&self, record: &State) -> bool {
+        self.oracle.epochs.get(&record.epoch).is_some_and(|said| *said == Said::of(record))
+    }
+
     /// A record is about to be published: by the holder of the lead, and true to its epoch?
     pub(super) fn judge_publication(&mut self, monitor: usize, new: &State, by_holder: bool) {
         let old = self.store.state();
@@ -130,7 +165,8 @@ impl Sim {
                 return self.broken(format!("epoch {} follows {last}", new.epoch));
             }
             None => {
-                if let Some(why) = old.and_then(|old| step_error(&old, new)) {
+                let wrong = |old: &State| step_error(old, new).or_else(|| self.eviction_error(old, new));
+                if let Some(why) = old.and_then(|old| wrong(&old)) {
                     return self.broken(why);
                 }
                 self.oracle.epochs.insert(new.epoch, said);
@@ -138,10 +174,7 @@ impl Sim {
         }
         self.counts.publications += 1;
         let enters = new.in_sync.iter().any(|entry| entry.since == new.epoch);
-        if self.plan.ambush == Some(Ambush::LateStamp) && enters && self.now > self.plan.calm + 500_000 {
-            let after = self.rng.u64(0..20_000);
-            self.schedule(after, Event::Ambush);
-        }
+        self.ambush_publication(new.promoted == new.epoch && new.phase == Phase::Promoting, enters);
         if self.plan.strike > 0 && self.now > self.plan.calm && self.one_in(self.plan.strike) {
             let after = self.rng.u64(0..4000);
             self.schedule(after, Event::Strike);
@@ -173,6 +206,9 @@ fn step_error(old: &State, new: &State) -> Option<String> {
         }
     } else if old.primary.run_id != new.primary.run_id || old.promoted != new.promoted {
         return Some(format!("epoch {} changes the primary without a promotion", new.epoch));
+    }
+    if old.in_sync == new.in_sync && !promotes && old.min_in_sync == new.min_in_sync {
+        return Some(format!("epoch {} changes nothing", new.epoch));
     }
     for entry in &new.in_sync {
         let kept =

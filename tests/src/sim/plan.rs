@@ -4,105 +4,8 @@ use std::time::Duration;
 
 use failover::Limits;
 
+use super::flaw::Flaw;
 use super::kernel::{MS, Us};
-
-/// A rule that the simulated driver breaks on purpose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Flaw {
-    /// A fence that is newer than the record stops nothing, and EXEC comes without WATCH.
-    IgnoreFence,
-    /// EXEC comes without WATCH.
-    NoWatch,
-    /// A missing fence is taken for an old one: the store is not asked.
-    NilFenceIsZero,
-    /// Publications do not check the lead.
-    NoLeadCheck,
-    /// Publications do not check the version of the record.
-    NoVersionCheck,
-    /// Whoever answers at an address is taken for the recorded process.
-    AnyRunId,
-    /// Every replica in the set is said to carry the stamp with which it entered.
-    EveryFenceIsNew,
-    /// No replication credential (R7 b).
-    NoRestartGuard,
-    /// A passive monitor is told that it leads.
-    AlwaysLeads,
-    /// The API is content with one copy.
-    OneCopyIsEnough,
-    /// It counts copies, as WAIT does, and does not ask whose they are.
-    WaitIsBelieved,
-    /// It compares configured addresses with those that ROLE shows.
-    AddressesAreCompared,
-    /// It asks how far the stream is before it writes.
-    MeasuredBeforeTheWrite,
-    /// Its script does not look at the fence.
-    NoFenceInTheScript,
-    /// Nor does it look at it in the end.
-    NoFenceAtTheEnd,
-    /// It does not ask whether the server is still a primary.
-    RoleIsNotRead,
-    /// It takes whoever answers at the address for the recorded process.
-    AnyProcessServes,
-    /// It writes although the set is smaller than `min_in_sync`.
-    FewAreEnough,
-    /// A strong read sends its barrier first.
-    BarrierBeforeGet,
-    /// A strong read does not wait for anybody.
-    NoBarrier,
-    /// A write of unknown outcome is sent again.
-    ResendsUnknown,
-    /// A write of unknown outcome is told to have failed.
-    UnknownIsFailed,
-    /// R17: the lost connection is not cut.
-    NoKill,
-    /// R17: the marker is read before the barrier.
-    GetBeforeBarrier,
-    /// R17: "not reached" is not confirmed.
-    NoIsBelieved,
-    /// R17: "reached" is not confirmed.
-    YesIsBelieved,
-    /// R17: a missing marker is a no.
-    MissingIsNo,
-    /// R17: a batch does not name the unanswered one before it.
-    NoChain,
-    /// R17: a process's view may go back.
-    ViewsGoBack,
-}
-
-impl Flaw {
-    /// All of them.
-    pub const ALL: [Self; 29] = [
-        Self::IgnoreFence,
-        Self::NoWatch,
-        Self::NilFenceIsZero,
-        Self::NoLeadCheck,
-        Self::NoVersionCheck,
-        Self::AnyRunId,
-        Self::EveryFenceIsNew,
-        Self::NoRestartGuard,
-        Self::AlwaysLeads,
-        Self::OneCopyIsEnough,
-        Self::WaitIsBelieved,
-        Self::AddressesAreCompared,
-        Self::MeasuredBeforeTheWrite,
-        Self::NoFenceInTheScript,
-        Self::NoFenceAtTheEnd,
-        Self::RoleIsNotRead,
-        Self::AnyProcessServes,
-        Self::FewAreEnough,
-        Self::BarrierBeforeGet,
-        Self::NoBarrier,
-        Self::ResendsUnknown,
-        Self::UnknownIsFailed,
-        Self::NoKill,
-        Self::GetBeforeBarrier,
-        Self::NoIsBelieved,
-        Self::YesIsBelieved,
-        Self::MissingIsNo,
-        Self::NoChain,
-        Self::ViewsGoBack,
-    ];
-}
 
 /// What goes wrong in a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +20,14 @@ pub enum Weather {
     PrimaryHidden,
     /// One replica is killed, and comes back.
     ReplicaDies,
+    /// The leading monitor is alone, and stands still for a while.
+    LeaderStalls,
+}
+
+impl Weather {
+    /// All but the storm: at most one fault, and none that calls for a failover.
+    pub const MILD: [Self; 5] =
+        [Self::Calm, Self::MonitorsApart, Self::PrimaryHidden, Self::ReplicaDies, Self::LeaderStalls];
 }
 
 /// Faults that belong together and hardly ever come together by chance.
@@ -128,6 +39,22 @@ pub(super) enum Ambush {
     QuickRestart,
     /// The primary and one API process are cut from everybody else.
     CutOff,
+    /// Strangers replicate from the primary, its replicas are cut off, and it dies.
+    Strangers,
+    /// The primary is cut from all servers and monitors; while a promotion waits, its stream arrives after all.
+    LateStream,
+    /// One replica lacks the last writes and is promoted, the others stop for a while; then it dies.
+    TwoFailovers,
+    /// Replicas leave and enter; the primary's answers to one API process are held back at that moment, and the stamp
+    /// comes late.
+    DeafClient,
+    /// Right after the barrier of a strong read the primary loses its replicas, over half-open links, and some time later
+    /// it dies.
+    LateGet,
+    /// The primary does not reach its replicas, loses its clients, and dies.
+    LonelyDeath,
+    /// What one API process sends to the primary is held back, for longer than that waits for an answer.
+    MuteClient,
 }
 
 /// The parameters of one run.
@@ -155,8 +82,12 @@ pub(super) struct Plan {
     pub(super) clients: usize,
     /// Keys that the clients share; four at most.
     pub(super) keys: u8,
+    /// Of four requests so many are writes.
+    pub(super) writes: u8,
     /// Between two requests of a client.
     pub(super) write_every: Us,
+    /// Clients ask for nothing until the faults have ended.
+    pub(super) idle: bool,
     /// How long a client waits.
     pub(super) deadline: Us,
     /// Batches on one connection at once.
@@ -189,18 +120,25 @@ impl Plan {
         for weight in &mut weights {
             *weight *= [0, 0, 1, 1, 4][rng.usize(0..5)];
         }
-        let ambush = match (rng.u8(0..30), flaw) {
-            (0, _) | (_, Some(Flaw::EveryFenceIsNew)) => Some(Ambush::LateStamp),
-            (1, _) | (_, Some(Flaw::NoRestartGuard)) => Some(Ambush::QuickRestart),
-            (2, _) | (_, Some(Flaw::BarrierBeforeGet | Flaw::NoBarrier)) => Some(Ambush::CutOff),
-            (_, _) => None,
-        };
+        let ambushes = [
+            Ambush::LateStamp,
+            Ambush::QuickRestart,
+            Ambush::CutOff,
+            Ambush::Strangers,
+            Ambush::LateStream,
+            Ambush::TwoFailovers,
+            Ambush::DeafClient,
+            Ambush::LateGet,
+            Ambush::LonelyDeath,
+            Ambush::MuteClient,
+        ];
+        let ambush = ambushes.get(rng.usize(0..50)).copied();
         let storm = weather == Weather::Storm;
         if !storm {
             weights = [0; super::faults::FAULTS];
         }
         let often = |rare: u32| if storm { rare } else { 0 };
-        Self {
+        let mut plan = Self {
             weather,
             servers: if weather == Weather::ReplicaDies { servers.max(3) } else { servers },
             limits,
@@ -211,12 +149,13 @@ impl Plan {
             repl_timeout: 3000 * MS,
             // Most runs begin with a complete set; some with a birth under fire.
             calm: if rng.u8(0..5) == 0 { rng.u64(100..700) } else { rng.u64(900..1500) } * MS,
-            storm: rng.u64(500..3500) * MS,
+            storm: if weather == Weather::LeaderStalls { 4000 } else { rng.u64(500..3500) } * MS,
             fault_every: [40, 100, 250, 600][rng.usize(0..4)] * MS,
             apis: rng.usize(2..4),
             lanes: rng.usize(1..3),
             clients: rng.usize(1..4),
             keys: rng.u8(1..4),
+            writes: [3, 3, 1][rng.usize(0..3)],
             write_every: [25, 70, 150][rng.usize(0..3)] * MS,
             deadline: [300, 1200, 3000][rng.usize(0..3)] * MS,
             overlap: rng.usize(1..4),
@@ -226,6 +165,11 @@ impl Plan {
             strike: often([0, 12, 3][rng.usize(0..3)]),
             ambush: ambush.filter(|_| storm),
             weights,
+            idle: weather == Weather::PrimaryHidden && rng.bool(),
+        };
+        if let Some(flaw) = flaw.filter(|_| storm) {
+            flaw.suits(&mut plan);
         }
+        plan
     }
 }

@@ -3,10 +3,10 @@
 
 use failover::{Event as GroupEvent, Trouble};
 
+use super::flaw::Flaw;
 use super::kernel::{MS, Sim, Us};
 use super::monitor::{Timer, period};
 use super::net::{Body, ConnId, Node, OPENER, Purpose};
-use super::plan::Flaw;
 use super::redis::{FromServer, ToServer};
 
 /// Between two attempts to connect.
@@ -71,7 +71,9 @@ impl Sim {
                 Body::Accepted(run_id) => self.probe_opened(at, server, conn, run_id),
                 Body::Refused => {
                     probe.attempts.remove(place);
-                    self.group_input(at, GroupEvent::ConnectionRefused(addr));
+                    if self.flaw != Some(Flaw::NotToldOfClosing) {
+                        self.group_input(at, GroupEvent::ConnectionRefused(addr));
+                    }
                 }
                 _ => _ = probe.attempts.remove(place),
             }
@@ -133,7 +135,9 @@ impl Sim {
         self.close(conn, OPENER);
         let addr = self.servers[server].addr.clone();
         self.start(at, 0, Timer::Attempt { server, serial });
-        self.group_input(at, GroupEvent::Closed(addr));
+        if self.flaw != Some(Flaw::NotToldOfClosing) {
+            self.group_input(at, GroupEvent::Closed(addr));
+        }
     }
 
     /// Asks, unless a question is under way.

@@ -7,9 +7,9 @@ use std::rc::Rc;
 use failover::{Command, Fence, Look, Observation, Order, Role};
 use topology::Endpoint;
 
+use super::flaw::Flaw;
 use super::kernel::{Event, MS, Sim, Us, say};
 use super::net::{ACCEPTOR, Body, ConnId, Node, OPENER, Purpose};
-use super::plan::Flaw;
 
 /// A set of small numbers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -81,8 +81,8 @@ pub(super) struct Call {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ran {
     Done,
-    /// FENCED or READONLY: nothing was applied.
-    Refused,
+    /// It did not run.
+    Refused(&'static str),
 }
 
 /// What a server holds.
@@ -195,7 +195,7 @@ pub(super) struct Server {
 }
 
 /// What a server is asked.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum ToServer {
     Probe {
         asked: Us,
@@ -227,6 +227,8 @@ pub(super) enum ToServer {
     },
     /// A broken client asks for the marker alone.
     GetMarker(u32),
+    /// A broken monitor writes the fence of a replica.
+    ForceFence(u64),
     Psync {
         replid: u32,
         offset: usize,
@@ -656,7 +658,7 @@ impl Sim {
                 let look = Look { seen: self.observe(at), holds_data };
                 self.answer(conn, FromServer::Looked(Box::new(look)));
             }
-            ToServer::Exec { order, commands, watch } => self.exec(at, conn, &order, commands, watch),
+            ToServer::Exec { order, commands, watch } => self.exec(at, conn, order, commands, watch),
             ToServer::Tidy { read_only } => {
                 self.net.conns[conn].watch = None;
                 self.servers[at].read_only |= read_only;
@@ -664,6 +666,7 @@ impl Sim {
             }
             ToServer::Script(call) => {
                 let ran = self.script(at, &call);
+                self.ambush_barrier(conn, &call);
                 self.answer(conn, FromServer::Ran(ran));
                 self.ask_for_acks(at);
             }
@@ -701,6 +704,10 @@ impl Sim {
                 let found = self.servers[at].data.markers.get(&marker).copied();
                 self.answer(conn, FromServer::Marker(Some(found)));
             }
+            ToServer::ForceFence(epoch) => {
+                let s = &mut self.servers[at];
+                (s.data.fence, s.touched) = (Some(epoch), s.touched + 1);
+            }
             ToServer::Psync { replid, offset, auth } => self.psync(at, conn, replid, offset, auth),
             ToServer::Ack(offset) => {
                 let now = self.now;
@@ -718,7 +725,7 @@ impl Sim {
         self.send(conn, ACCEPTOR, Body::FromServer(answer));
     }
 
-    fn exec(&mut self, at: usize, conn: ConnId, order: &Order, commands: Vec<Command>, watch: bool) {
+    fn exec(&mut self, at: usize, conn: ConnId, order: Box<Order>, mut commands: Vec<Command>, watch: bool) {
         let s = &self.servers[at];
         // SET on a read-only replica is refused when it is queued, whatever stands before it.
         if !s.master && s.read_only && commands.iter().any(|c| matches!(c, Command::Stamp(_))) {
@@ -729,14 +736,38 @@ impl Sim {
             self.counts.raced += 1;
             return self.answer(conn, FromServer::NilExec);
         }
-        self.judge_exec(at, order);
+        self.judge_exec(at, &order);
         say!(self, "s{at} of {} executes {commands:?}", self.servers[at].run_id);
         self.counts.executed += 1;
+        let credential = commands.iter().position(|c| matches!(c, Command::UseCredential { .. }));
+        if let Some(place) = credential.filter(|_| self.flaw == Some(Flaw::SplitAttach) && commands.len() > 1)
+        {
+            let first = commands.remove(place);
+            let (after, run) = (self.rng.u64(0..60) * MS, self.servers[at].run);
+            self.schedule(after, Event::RestOfExec { server: at, run, conn, order, commands });
+            commands = vec![first];
+        }
         for command in commands {
             self.execute(at, conn, command);
         }
         let seen = Box::new(self.observe(at));
         self.answer(conn, FromServer::Executed(seen));
+    }
+
+    /// The second step of a deed that a broken driver does in two.
+    pub(super) fn rest_of_exec(
+        &mut self,
+        at: usize,
+        conn: ConnId,
+        order: Box<Order>,
+        commands: Vec<Command>,
+    ) {
+        if self.net.conns[conn].open[ACCEPTOR] {
+            self.judge_exec(at, &order);
+            for command in commands {
+                self.execute(at, conn, command);
+            }
+        }
     }
 
     /// A command of a deposed monitor must not take effect; nor may a wrong process be promoted.
@@ -747,6 +778,10 @@ impl Sim {
                 "a command of epoch {} took effect on {}, which was stamped with {}",
                 order.record.epoch, s.run_id, s.data.highest
             );
+            return self.broken(why);
+        }
+        if !self.was_published(&order.record) && self.flaw != Some(Flaw::EvictsTheLast) {
+            let why = format!("a command of epoch {} took effect before its publication", order.record.epoch);
             return self.broken(why);
         }
         if matches!(order.deed, failover::Deed::Promote { .. }) && s.run_id != order.record.primary.run_id {
@@ -787,13 +822,16 @@ impl Sim {
         let s = &self.servers[at];
         let fenced = s.data.fence != Some(call.epoch) && self.flaw != Some(Flaw::NoFenceInTheScript);
         let missed = call.after.is_some_and(|number| s.data.markers.get(&call.marker) != Some(&number));
-        if fenced || missed || (!s.master && s.read_only) {
-            return Ran::Refused;
+        if fenced || missed {
+            return Ran::Refused("FENCED");
+        }
+        if !s.master && s.read_only {
+            return Ran::Refused("READONLY");
         }
         if !s.master {
             let why = format!("writes of epoch {} were accepted by {}, a replica", call.epoch, s.run_id);
             self.broken(why);
-            return Ran::Refused;
+            return Ran::Refused("READONLY");
         }
         self.append(at, Entry::Batch(call.clone()));
         Ran::Done

@@ -5,15 +5,15 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use failover::confirm::{Confirmation, Durability, Settled, settle};
+use failover::confirm::{Durability, Next, Settled, settle};
 use topology::State;
 
 use super::api::Timer;
+use super::flaw::Flaw;
 use super::history::Outcome;
 use super::kernel::{MS, Sim, Us, say};
 use super::lane::{Batch, verdict};
 use super::net::{Body, ConnId, Node, OPENER, Purpose};
-use super::plan::Flaw;
 use super::redis::{FromServer, ToServer, index};
 
 /// How long a round may take before it begins again.
@@ -120,8 +120,10 @@ impl Sim {
             }
             (Step::Killing, Body::FromServer(FromServer::Killed)) => self.ask_marker(at, epoch, marker),
             (Step::Peeking, Body::FromServer(FromServer::Marker(Some(peeked)))) => {
-                let step = Step::Asking { peeked: Some(peeked) };
-                self.settle_asks(at, step, [ToServer::Settle { epoch, marker }]);
+                self.settle_asks(at, Step::Asking { peeked: Some(peeked) }, []);
+                let pause = self.flawed_pause();
+                let barrier = ToServer::Settle { epoch, marker };
+                self.send_slowly(conn, OPENER, pause, Body::ToServer(barrier));
             }
             (Step::Asking { peeked }, Body::FromServer(FromServer::Marker(Some(found)))) => {
                 self.marker_found(at, peeked.unwrap_or(found));
@@ -144,9 +146,9 @@ impl Sim {
                 Step::Confirming { marker, needed, role: Some((rows, master)) },
                 Body::FromServer(FromServer::FenceIs(fence)),
             ) => match verdict(flaw, &view, needed, &rows, master, fence) {
-                Confirmation::Confirmed => self.settled(at, marker, true),
-                Confirmation::Fenced => self.round_over(at),
-                Confirmation::Behind(_) => {
+                Next::Acknowledge => self.settled(at, marker, true),
+                Next::Settle => self.round_over(at),
+                Next::WaitFor(_) => {
                     let after = self.rng.u64(1..15) * MS;
                     self.api_timer(at, after, Timer::SettlePoll { conn });
                 }
@@ -224,7 +226,10 @@ impl Sim {
             Settled::NotApplied => {
                 self.counts.resent += 1;
                 self.put_back(at, batch.writes.into_iter());
-                self.pump(at);
+                self.flawed_stop(at);
+                if !self.apis[at].stalled {
+                    self.pump(at);
+                }
             }
             Settled::Unknown => {
                 batch.writes.into_iter().for_each(|number| self.tell(number, Outcome::Unknown));

@@ -7,7 +7,6 @@ use topology::{Endpoint, LeaderRecord, State, Topology};
 
 use super::kernel::{Event, MS, Sim, Us, say};
 use super::net::{ACCEPTOR, Body, ConnId, Node};
-use super::plan::Flaw;
 use super::redis::Server;
 
 /// A znode.
@@ -346,21 +345,6 @@ impl Sim {
             let now = self.now;
             self.store.sessions.values_mut().for_each(|session| session.heard = now);
             say!(self, "the store answers again");
-        }
-    }
-
-    /// The checks with which a publication or a question is sent; a broken driver leaves some out.
-    pub(super) fn flawed(&self, ops: Vec<Op>) -> Vec<Op> {
-        let any_version = |op| match op {
-            Op::Set(Path::State, content, _) => Op::Set(Path::State, content, -1),
-            op => op,
-        };
-        match self.flaw {
-            Some(Flaw::NoLeadCheck) => {
-                ops.into_iter().filter(|op| !matches!(op, Op::Check(Path::Leader, _))).collect()
-            }
-            Some(Flaw::NoVersionCheck) => ops.into_iter().map(any_version).collect(),
-            _ => ops,
         }
     }
 }

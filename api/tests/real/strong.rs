@@ -54,7 +54,7 @@ fn one_confirmation_vouches_for_all_that_wait() {
 /// Between a barrier and a read after it the primary may be deposed; the barrier then vouches for nothing.
 #[test]
 fn the_barrier_follows_the_reads_that_it_vouches_for() {
-    let mut stage = Stage::with(2, |ini| ini.set("api", "deadline_ms", 15_000));
+    let stage = Stage::with(2, |ini| ini.set("api", "deadline_ms", 15_000));
     assert_eq!(stage.api().put("a", "1").status, 200);
     let http = stage.api().0.http();
     stage.proxies[0].hold_requests();

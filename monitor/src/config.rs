@@ -8,7 +8,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use failover::{Limits, MinInSync};
+use failover::{ColdStart, Limits, MinInSync};
 use settings::{
     Ini, Key, LOG, LogSettings, Problem, Problems, REDIS, REDIS_MEMBER, ReadFile, Reader, RedisSettings,
     Schema, Secret, Section, SectionReader, ZOOKEEPER, ZookeeperSettings,
@@ -152,15 +152,6 @@ pub(crate) struct Failover {
     pub(crate) min_interval: Duration,
 }
 
-/// What to do when no server is known to run as it was recorded (R14).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ColdStart {
-    /// Wait for an operator.
-    Operator,
-    /// Take the one that holds most.
-    Best,
-}
-
 /// The HTTP interface for operators.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Admin {
@@ -255,19 +246,19 @@ impl Config {
             priority: self.failover.priority.clone(),
             restart_guard: self.failover.restart_guard,
             min_interval: self.failover.min_interval,
+            cold_start: self.failover.cold_start,
+            cold_wait: self.failover.cold_wait,
             ..Limits::default()
         }
     }
 }
 
 impl Failover {
-    /// Keys whose work comes later: planned switchover, mass failures, cold start. Whoever sets one is told.
+    /// Keys whose work comes later: planned switchover and mass failures. Whoever sets one is told.
     fn without_effect(&self) -> Vec<String> {
         let set = [
             ("switchover_budget_ms", self.switchover_budget != Duration::from_millis(1000)),
             ("mass_failure_percent", self.mass_failure_percent != 30),
-            ("cold_start", self.cold_start != ColdStart::Best),
-            ("cold_wait_ms", self.cold_wait != Duration::from_millis(5000)),
         ];
         let set = set.into_iter().filter(|(_, set)| *set);
         set.map(|(key, _)| format!("[failover] {key} has no effect in this version")).collect()

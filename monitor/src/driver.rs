@@ -318,6 +318,8 @@ impl Driver {
     /// What is due at this moment, whatever woke the loop.
     fn tick(&mut self) -> Option<End> {
         let now = self.now();
+        // First the lead: what it lost, no group may act on any more.
+        self.tend_lead(now);
         let due: Vec<String> = self
             .services
             .iter()
@@ -325,7 +327,6 @@ impl Driver {
             .map(|(name, _)| name.clone())
             .collect();
         due.into_iter().for_each(|name| self.group(&name, Event::Tick));
-        self.tend_lead(now);
         if now >= self.next_beat {
             self.next_beat = now + self.heartbeat();
             self.beat();

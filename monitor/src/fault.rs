@@ -65,7 +65,8 @@ pub(crate) fn step(order: &Order, seen: &Observation) -> Option<Step> {
         (Deed::Stamp, _) => Some(Step::Stamp),
         (Deed::Attach, Role::Primary { .. }) => Some(Step::Demote),
         (Deed::Attach, Role::Replica { .. }) => Some(Step::Repoint),
-        (Deed::Protect, _) => None,
+        (Deed::Detach, _) => Some(Step::Detach),
+        (Deed::Protect | Deed::Tick, _) => None,
     }
 }
 

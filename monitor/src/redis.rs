@@ -17,6 +17,8 @@ use wire::{Command, InfoReply, Login, Reply, cmd};
 pub(crate) const CLIENT_NAME: &str = "albireo-monitor";
 /// The key that holds the epoch last stamped.
 const FENCE: &str = "albireo:fence";
+/// The key that counts batches of writes, and seconds of a busy primary.
+const TICK: &str = "albireo:tick";
 /// The ACL user of the replicas, followed by the epoch of the promotion.
 const CREDENTIAL: &str = "albireo-repl-";
 
@@ -46,10 +48,12 @@ impl Secret {
 pub(crate) struct NoAnswer(pub(crate) Trouble, pub(crate) String);
 
 /// The questions of a probe.
-pub(crate) fn questions() -> [Command; 4] {
+pub(crate) fn questions() -> [Command; 6] {
     [
         cmd!["INFO", "replication"],
         cmd!["GET", FENCE],
+        cmd!["GET", TICK],
+        cmd!["INFO", "keyspace"],
         cmd!["CONFIG", "GET", "masteruser"],
         cmd!["CONFIG", "GET", "replica-announce-*"],
     ]
@@ -76,7 +80,9 @@ pub(crate) fn observation(
     run_id: &str,
     peer: SocketAddr,
 ) -> Result<Observation, NoAnswer> {
-    let [info, fence, credential, announced] = answers else { return Err(strange("an answer is missing")) };
+    let [info, fence, tick, keyspace, credential, announced] = answers else {
+        return Err(strange("an answer is missing"));
+    };
     for reply in [info, fence] {
         if let Some(trouble) = reply.error().and_then(trouble) {
             return Err(trouble);
@@ -106,6 +112,8 @@ pub(crate) fn observation(
         fence: read_fence(fence),
         shows_as: shown_as(announced, peer),
         credential: credential_epoch(credential),
+        tick: tick.text().and_then(|text| text.parse().ok()),
+        empty: InfoReply::from_reply(keyspace).is_some_and(|info| info.section("Keyspace").next().is_none()),
     })
 }
 
@@ -216,6 +224,8 @@ pub(crate) fn render(deed: &Deed, secret: &Secret) -> Vec<Command> {
             ]
         }
         Deed::KeepBacklog => vec![cmd!["CONFIG", "SET", "repl-backlog-ttl", "0"]],
+        Deed::Detach => vec![cmd!["REPLICAOF", "127.0.0.1", "0"]],
+        Deed::Tick => vec![cmd!["INCR", TICK]],
         Deed::BecomePrimary => vec![cmd!["REPLICAOF", "NO", "ONE"]],
         Deed::Follow(to) => vec![cmd!["REPLICAOF", to.host(), to.port().to_string()]],
         Deed::Stamp(epoch) => vec![cmd!["SET", FENCE, epoch.to_string()]],
@@ -233,6 +243,10 @@ mod tests {
         Reply::Bulk(text.to_owned().into())
     }
 
+    fn db0() -> Reply {
+        bulk("# Keyspace\r\ndb0:keys=2,expires=0,avg_ttl=0\r\n")
+    }
+
     fn peer() -> SocketAddr {
         "127.0.0.1:6380".parse().unwrap()
     }
@@ -244,26 +258,36 @@ mod tests {
                     master_replid:abc\r\nmaster_repl_offset:20\r\n";
         let credential = Reply::Array(vec![bulk("masteruser"), bulk("albireo-repl-7")]);
         let nothing = || Reply::Array(vec![]);
-        let seen = observation(&[bulk(info), bulk("5"), credential, nothing()], "r", peer()).unwrap();
+        let seen =
+            observation(&[bulk(info), bulk("5"), bulk("8"), db0(), credential, nothing()], "r", peer())
+                .unwrap();
         assert_eq!(seen.role, Role::Primary { replicas: vec![("127.0.0.1:6380".into(), 14)] });
         assert_eq!((seen.offset, seen.fence, seen.credential), (20, Fence::At(5), Some(7)));
+        assert_eq!((seen.tick, seen.empty), (Some(8), false));
 
         let info = "role:slave\r\nmaster_host:127.0.0.1\r\nmaster_port:0\r\nmaster_link_status:down\r\n\
                     master_sync_in_progress:1\r\nslave_repl_offset:7\r\nslave_read_only:1\r\nmaster_replid:abc\r\n";
-        let seen = observation(&[bulk(info), Reply::Nil, nothing(), nothing()], "r", peer()).unwrap();
+        let seen = observation(
+            &[bulk(info), Reply::Nil, Reply::Nil, bulk("# Keyspace\r\n"), nothing(), nothing()],
+            "r",
+            peer(),
+        )
+        .unwrap();
         assert_eq!(seen.role, Role::Replica { source: None, link_up: false, syncing: true });
         assert_eq!(
             (seen.offset, seen.fence, seen.read_only, seen.shows_as.as_str()),
             (7, Fence::Absent, true, "127.0.0.1:6380")
         );
+        assert_eq!((seen.tick, seen.empty), (None, true));
     }
 
     #[test]
     fn errors_are_sorted() {
         let info = bulk("role:master\r\nmaster_replid:abc\r\nmaster_repl_offset:20\r\n");
         let nothing = Reply::Array(vec![]);
-        let answer =
-            |fence: Reply| observation(&[info.clone(), fence, nothing.clone(), nothing.clone()], "r", peer());
+        let answers =
+            |info: &Reply, fence| [info.clone(), fence, Reply::Nil, db0(), nothing.clone(), nothing.clone()];
+        let answer = |fence: Reply| observation(&answers(&info, fence), "r", peer());
         for (text, trouble) in [
             ("LOADING Redis is loading", Trouble::Loading),
             ("BUSY Redis is busy running a script", Trouble::Busy),
@@ -276,9 +300,7 @@ mod tests {
         {
             assert_eq!(answer(unreadable).unwrap().fence, Fence::Unreadable);
         }
-        assert!(
-            observation(&[bulk("hello"), Reply::Nil, nothing.clone(), nothing.clone()], "r", peer()).is_err()
-        );
+        assert!(observation(&answers(&bulk("hello"), Reply::Nil), "r", peer()).is_err());
     }
 
     #[test]
@@ -305,7 +327,6 @@ mod tests {
         let scan = |cursor: &str, keys: &[&str]| {
             Reply::Array(vec![bulk(cursor), Reply::Array(keys.iter().map(|key| bulk(key)).collect())])
         };
-        let db0 = || bulk("# Keyspace\r\ndb0:keys=2,expires=0,avg_ttl=0\r\n");
         assert!(!holds_data(&[bulk("# Keyspace\r\n"), scan("0", &[])]));
         assert!(!holds_data(&[db0(), scan("0", &["albireo:fence", "albireo:tick"])]));
         assert!(holds_data(&[db0(), scan("0", &["albireo:fence", "a"])]));

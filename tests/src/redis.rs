@@ -55,6 +55,13 @@ impl Settings {
         self
     }
 
+    /// Starts as replica of nobody, as is wise for servers with persistence.
+    #[must_use]
+    pub fn replica_of_nobody(mut self) -> Self {
+        self.replica_of = None;
+        self
+    }
+
     /// Another port than the free one.
     #[must_use]
     pub fn port(mut self, port: u16) -> Self {

@@ -122,7 +122,7 @@ const NOTICED: &[(Flaw, &str)] = &[
     (Flaw::EpochPerReign, "changes nothing"),
     (Flaw::PromotesAnyone, "which is not in the set"),
     (Flaw::EveryFenceIsNew, LOST),
-    (Flaw::LeavesWritable, "would take writes as a replica"),
+    (Flaw::LeavesWritable, "takes writes"),
     (Flaw::SinceRaised, "is neither kept nor new"),
     (Flaw::EvictsWhileServing, AMBIGUOUS),
     (Flaw::RereadsRunId, AMBIGUOUS),

@@ -9,15 +9,21 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
+use core::time::Duration;
 
 use topology::{Endpoint, InSync, Phase, PrimaryRef, State, Topology};
 
-use crate::candidate;
 use crate::detector::Health;
 use crate::order::Deed;
 use crate::set::{self, Outside, Unfit};
 use crate::view::{ASK_FOR, Announced, CONFIRM_WAIT, Fault, Fence, Observation, Role, View};
 use crate::{Disqualified, Time, Trouble};
+use crate::{candidate, cold};
+
+/// How often a busy primary's tick is counted up.
+const TICK_EVERY: Duration = Duration::from_secs(1);
+/// More than what the tick and some pings add to the stream: about 100 bytes, and 14 every ten seconds.
+const TICK_BYTES: u64 = 200;
 
 /// What is to be done now, in this order, and the reason that stands above it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +88,10 @@ pub enum Reason {
     NobodyEligible(Fault),
     /// The primary is lost, too soon after the last failover.
     TooSoon(Fault),
+    /// Every process was restarted, and nobody may take over yet (R14).
+    ColdStartWaits(cold::Wait),
+    /// Every process was restarted; this server takes over with what it holds.
+    ColdStart(Endpoint),
     /// The primary is lost and this one takes over.
     Failover(Fault, Endpoint),
     /// The recorded promotion is carried out.
@@ -144,6 +154,8 @@ impl fmt::Display for Reason {
             Self::Confirming(fault) => write!(f, "{fault}; asking the replicas"),
             Self::NobodyEligible(fault) => write!(f, "{fault}; nobody may be promoted"),
             Self::TooSoon(fault) => write!(f, "{fault}; waiting for min_interval_ms since the last failover"),
+            Self::ColdStartWaits(why) => write!(f, "no process is left that the record names; {why}"),
+            Self::ColdStart(to) => write!(f, "cold start, loss possible; {to} takes over"),
             Self::Failover(fault, to) => write!(f, "{fault}; {to} takes over"),
             Self::Promoting => f.write_str("promotion under way"),
             Self::Announcing => f.write_str("promotion done"),
@@ -238,6 +250,7 @@ fn birth(view: &View, now: Time) -> Decision {
         adopted: vec![addr.clone()],
         path_version: version,
         from: None,
+        cold: false,
         phase: Phase::Serving,
         leader: view.me.clone(),
         reason: Reason::Birth.to_string(),
@@ -276,11 +289,53 @@ fn failover(view: &View, state: &State, fault: Fault, since: Time, now: Time) ->
                 // It may become eligible again; its order looks at R4 each time.
                 steps.push(promote(view, state));
             }
+            if cold::is_cold(view, state, now) {
+                return cold_start(view, state, steps, now);
+            }
             Decision { steps, because: Reason::NobodyEligible(fault) }
         }
         Some((entry, seen)) => {
             let because = Reason::Failover(fault, entry.addr.clone());
             publish(promotion(view, state, entry, seen, &because, now), false, because)
+        }
+    }
+}
+
+/// R14: nobody runs any more who is recorded.
+fn cold_start(view: &View, state: &State, looks: Vec<Step>, now: Time) -> Decision {
+    // First of all: one that came back empty must not empty the others.
+    let follows = |addr: &&Endpoint| {
+        let role = view.current(addr, now).map(|seen| &seen.role);
+        matches!(role, Some(Role::Replica { source: Some(_), .. }))
+    };
+    let detach = |addr: &Endpoint| Step::Order { backend: addr.clone(), deed: Deed::Detach };
+    let steps: Vec<Step> = state.members.iter().filter(follows).map(detach).collect();
+    let chosen = cold::choose(view, state, now);
+    match chosen.and_then(|addr| Ok((view.current(&addr, now).ok_or(cold::Wait::Settling)?, addr))) {
+        Err(why) => {
+            Decision { steps: looks.into_iter().chain(steps).collect(), because: Reason::ColdStartWaits(why) }
+        }
+        Ok((_, addr)) if !steps.is_empty() => Decision { steps, because: Reason::ColdStart(addr) },
+        Ok((seen, addr)) => {
+            let table = cold::table(view, state, now);
+            let next = State {
+                epoch: state.epoch + 1,
+                promoted: state.epoch + 1,
+                primary: PrimaryRef {
+                    addr: addr.clone(),
+                    run_id: seen.run_id.clone(),
+                    replid: String::new(),
+                },
+                in_sync: Vec::new(),
+                min_in_sync: view.limits.min_in_sync(state.members.len()),
+                from: None,
+                cold: true,
+                phase: Phase::Promoting,
+                leader: view.me.clone(),
+                reason: alloc::format!("cold start, loss possible: {table}"),
+                ..state.clone()
+            };
+            publish(next, false, Reason::ColdStart(addr))
         }
     }
 }
@@ -315,6 +370,7 @@ fn promotion(
         primary: PrimaryRef { addr: to.addr.clone(), run_id: seen.run_id.clone(), replid: String::new() },
         in_sync,
         min_in_sync,
+        cold: false,
         phase: Phase::Promoting,
         leader: view.me.clone(),
         reason: because.to_string(),
@@ -368,9 +424,20 @@ fn settle(view: &View, state: &State, now: Time) -> Decision {
     let mut decision = membership(view, state, primary, now);
     if primary.fence != Fence::At(state.epoch) || !view.stamped || idle(view, state, primary, now) {
         decision.steps.push(Step::Order { backend: addr.clone(), deed: Deed::Stamp });
+    } else if tick_is_due(view, addr, primary, now) {
+        decision.steps.push(Step::Order { backend: addr.clone(), deed: Deed::Tick });
     }
     decision.steps.extend(strays(view, state, now));
     decision
+}
+
+/// R14: a primary that is written to is counted up once a second, so that of two copies the later one is known. One that
+/// is idle is left in peace: the tick itself and Redis' own pings do not count.
+fn tick_is_due(view: &View, addr: &Endpoint, primary: &Observation, now: Time) -> bool {
+    let ticked = view.backends.get(addr).and_then(|backend| backend.ticked);
+    let due =
+        ticked.is_none_or(|(at, offset)| now >= at + TICK_EVERY && primary.offset > offset + TICK_BYTES);
+    primary.tick.is_none() || due
 }
 
 /// A stream that never carried a byte cannot be acknowledged, so nobody could enter the set before Redis pings its
@@ -462,6 +529,7 @@ fn changed(view: &View, old: &State, primary: &Observation, in_sync: Vec<InSync>
         min_in_sync: view.limits.min_in_sync(old.members.len()),
         in_sync,
         adopted,
+        cold: false,
         leader: view.me.clone(),
         reason: because.to_string(),
         ..old.clone()

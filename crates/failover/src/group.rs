@@ -575,12 +575,13 @@ impl Group {
         let rest = self.view.limits.retry_after;
         let primary = self.view.state().is_some_and(|state| state.primary.addr == *addr);
         let Some(backend) = self.view.backends.get_mut(addr) else { return };
-        backend.ordered = false;
+        let deed = backend.ordered.take();
         backend.stale_until = now;
         backend.refused = None;
         match outcome {
             Outcome::Done(seen) => {
-                if primary {
+                let stamps = matches!(deed, Some(Deed::Promote { .. } | Deed::Stamp) | None);
+                if primary && stamps {
                     self.view.stamped = true;
                     let role = seen.as_ref().map(|seen| &seen.role);
                     if let (Some(Role::Primary { .. }), Some(timeline)) = (role, &mut self.timeline) {
@@ -680,10 +681,13 @@ impl Group {
         let (record, version) = (record.clone(), *version);
         let restart_guard = self.view.limits.restart_guard;
         let Some(backend) = self.view.backends.get_mut(&addr) else { return };
-        if backend.ordered || now < backend.hold_until {
+        if backend.ordered.is_some() || now < backend.hold_until {
             return;
         }
-        backend.ordered = true;
+        if deed == Deed::Tick {
+            backend.ticked = Some((now, backend.seen.as_ref().map_or(0, |seen| seen.observation.offset)));
+        }
+        backend.ordered = Some(deed.clone());
         self.actions.push_back(Action::Order(Order {
             backend: addr,
             deed,
@@ -724,8 +728,10 @@ impl Group {
         let again = primary.filter(|since| confirming && now < *since + ASK_FOR).map(|_| now + ASK_AGAIN);
         // A mute peer is waited for (R10).
         let mute = primary.filter(|since| now >= *since).map(|since| since + limits.down_after);
+        let cold = self.view.state().filter(|_| matches!(self.because, Reason::ColdStartWaits(_)));
+        let cold = cold.and_then(|state| crate::cold::deadline(&self.view, state));
         let failover = self.view.last_failover.map(|last| last + limits.min_interval);
-        let all = backends.chain([Some(self.view.publish_hold), again, mute, failover]);
+        let all = backends.chain([Some(self.view.publish_hold), again, mute, cold, failover]);
         all.flatten().filter(|at| *at > now).min()
     }
 }

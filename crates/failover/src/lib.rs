@@ -10,6 +10,7 @@
 //!
 //! * [`mod@decide`]: everything known -> what to do and why; called again after every step, so that a crash between
 //!   two steps needs no recovery code.
+//! * [`cold`]: R14, from whom a group starts that was restarted as a whole.
 //! * [`candidate`]: R4, who may be promoted and why the others may not.
 //! * [`set`]: R6, who leaves the in-sync set, who enters it, and why the others do not.
 //! * [`order`]: R1, the guard between looking at a server and changing it.
@@ -23,6 +24,7 @@
 extern crate alloc;
 
 pub mod candidate;
+pub mod cold;
 pub mod confirm;
 pub mod decide;
 pub mod detector;
@@ -33,6 +35,7 @@ pub mod set;
 pub mod view;
 
 pub use candidate::Disqualified;
+pub use cold::ColdStart;
 pub use decide::{Decision, Reason, Step, decide};
 pub use detector::{Detector, Health, Trouble};
 pub use group::{Action, Begun, Event, Group, Outcome, PublishOutcome, Stored, Timeline};

@@ -31,6 +31,10 @@ pub enum Deed {
     Attach,
     /// Make it read-only again (R5).
     Protect,
+    /// Have it follow nobody, and keep what it holds (R2).
+    Detach,
+    /// Count up the primary's tick (R14).
+    Tick,
 }
 
 /// One deed, at one server, under one record and one reign.
@@ -85,6 +89,10 @@ pub enum Command {
     KeepBacklog,
     /// `REPLICAOF NO ONE`.
     BecomePrimary,
+    /// `REPLICAOF 127.0.0.1 0`: it follows nobody, stays read-only and keeps replication id and offset.
+    Detach,
+    /// `INCR albireo:tick`.
+    Tick,
     /// `REPLICAOF host port`.
     Follow(Endpoint),
     /// `SET albireo:fence`.
@@ -151,6 +159,9 @@ impl Order {
 
     /// The process that must answer, where one is recorded: for the primary and for members of the set.
     pub fn expected_run_id(&self) -> Option<&str> {
+        if self.deed == Deed::Detach {
+            return None; // R14: the processes that are recorded are gone
+        }
         if self.record.primary.addr == self.backend {
             return Some(&self.record.primary.run_id);
         }
@@ -184,6 +195,10 @@ impl Order {
             Deed::Promote { .. } | Deed::Stamp if is_primary => Ok(self.stamp()),
             Deed::Promote { basis } => self.promote(basis.as_ref(), &look.seen),
             Deed::Stamp => Err(Refused::OtherRole),
+            Deed::Tick if here && is_primary => Ok(vec![Command::Tick]),
+            Deed::Tick => Err(Refused::OtherRole),
+            Deed::Detach if is_primary => Ok(Vec::new()),
+            Deed::Detach => Ok(vec![Command::Detach]),
             Deed::Attach | Deed::Protect if here => Err(Refused::OtherRole),
             Deed::Attach => self.attach(is_primary, look),
             Deed::Protect if is_primary => Err(Refused::OtherRole),
@@ -200,7 +215,7 @@ impl Order {
             return Err(Refused::Candidate(Disqualified::Syncing));
         }
         // Also where the record before is not known: a member of any set carried a fence.
-        if seen.fence == Fence::Absent {
+        if seen.fence == Fence::Absent && !self.record.cold {
             return Err(Refused::Candidate(Disqualified::NoFence));
         }
         let mut commands = vec![Command::BecomePrimary];

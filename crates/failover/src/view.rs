@@ -7,7 +7,9 @@ use core::time::Duration;
 
 use topology::{Endpoint, InSync, Phase, State, Topology};
 
+use crate::cold::ColdStart;
 use crate::detector::{Detector, Health};
+use crate::order::Deed;
 use crate::{Disqualified, Time};
 
 /// How long a replica that should vouch for a lost primary is waited for, once it was asked. An answer takes 0.2 ms
@@ -40,6 +42,10 @@ pub struct Limits {
     pub min_interval: Duration,
     /// How long a step that failed is left alone.
     pub retry_after: Duration,
+    /// R14: who decides from which server a group starts that was restarted as a whole.
+    pub cold_start: ColdStart,
+    /// R14: how long all members must have answered before that.
+    pub cold_wait: Duration,
 }
 
 /// `min_in_sync` of the configuration.
@@ -64,6 +70,8 @@ impl Default for Limits {
             restart_guard: true,
             min_interval: Duration::from_secs(1),
             retry_after: Duration::from_millis(50),
+            cold_start: ColdStart::Best,
+            cold_wait: Duration::from_secs(5),
         }
     }
 }
@@ -102,6 +110,10 @@ pub struct Observation {
     pub credential: Option<u64>,
     /// `replica-read-only`.
     pub read_only: bool,
+    /// The key `albireo:tick`, which every batch of writes counts up, and the leader on a busy primary.
+    pub tick: Option<u64>,
+    /// It holds no key at all.
+    pub empty: bool,
 }
 
 /// What a server does.
@@ -156,13 +168,15 @@ pub struct Backend {
     /// Since when it has not been attached to the recorded primary; none while it is.
     pub unattached_since: Option<Time>,
     /// An order to it is under way.
-    pub ordered: bool,
+    pub ordered: Option<Deed>,
     /// No new order before that moment: the last one failed.
     pub hold_until: Time,
     /// Only answers to questions asked from then on count: an order was carried out just before.
     pub stale_until: Time,
     /// A look at it is under way since then.
     pub asked_at: Option<Time>,
+    /// When its tick was last counted up by this monitor, and its offset afterwards.
+    pub ticked: Option<(Time, u64)>,
     /// Why the last order was not carried out; for status.
     pub refused: Option<String>,
 }
@@ -191,10 +205,11 @@ impl Backend {
             behind_since: None,
             left_at: None,
             unattached_since: Some(now),
-            ordered: false,
+            ordered: None,
             hold_until: Time::ZERO,
             stale_until: Time::ZERO,
             asked_at: None,
+            ticked: None,
             refused: None,
         }
     }

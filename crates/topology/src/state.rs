@@ -30,6 +30,10 @@ pub struct State {
     /// Only during a planned switchover: the old primary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<PrimaryRef>,
+    /// The primary was chosen by what it was told last, after every process had been restarted (R14): it need not hold
+    /// everything, and need not carry a fence.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub cold: bool,
     /// Whether the promotion is still being carried out.
     pub phase: Phase,
     /// The monitor that published this.

@@ -99,13 +99,13 @@ fn every_key_takes_a_value() {
         (MinInSync::Fixed(2), 0, false)
     );
     assert_eq!((limits.priority, limits.min_interval), (config.failover.priority.clone(), Duration::ZERO));
-    assert_eq!(config.failover.cold_start, ColdStart::Operator);
+    assert_eq!((limits.cold_start, limits.cold_wait), (ColdStart::Operator, Duration::from_millis(1)));
     assert_eq!(config.admin.announce.to_string(), "m1.example:8002");
     let login = |server: &str| config.login(&server.parse().unwrap());
     assert_eq!(login("a:1").password.as_deref(), Some("q"));
     assert_eq!(login("b:1").username.as_deref(), Some("u"));
     assert_eq!(login("b:1").password.as_deref(), Some("0123456789"));
-    let idle = ["switchover_budget_ms", "mass_failure_percent", "cold_start", "cold_wait_ms"];
+    let idle = ["switchover_budget_ms", "mass_failure_percent"];
     assert_eq!(config.warnings, idle.map(|key| format!("[failover] {key} has no effect in this version")));
     let shown = format!("{config:?}");
     assert!(!shown.contains("0123456789") && !shown.contains("\"t\"") && !shown.contains("pw"), "{shown}");

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use failover::cold::Wait;
 use failover::{Event, Health, Order, Outcome, Reason, Time, Timeline};
 use serde_json::{Value, json};
 use topology::zookeeper::PublishError;
 use topology::{Endpoint, Phase};
-use tracing::{Level, debug, error, info, warn};
+use tracing::{Level, debug, error, info, trace, warn};
 
 use super::Driver;
 use crate::metrics::phases;
@@ -125,6 +126,9 @@ fn tell_reason(service: &mut Service, reason: &Reason, now: Time) {
         let verdicts = words(&service.group.view().candidates(now));
         text = format!("{text}: {verdicts} (docs/operations.md says what can be done)");
     }
+    if matches!(reason, Reason::ColdStartWaits(_)) && loudness(reason) == Level::ERROR {
+        text += " (docs/operations.md says how)";
+    }
     if *reason == Reason::PrimaryUnreachable {
         text += ": its replicas or the other monitor still hear it; look at the network from here";
     }
@@ -198,6 +202,10 @@ pub(super) fn acted(name: &str, order: &Order) {
             info!(service = name, epoch = order.record.epoch, "promoted {primary}")
         }
         failover::Deed::Stamp => debug!(service = name, epoch = order.record.epoch, "stamped {primary}"),
+        failover::Deed::Detach => {
+            info!(service = name, "{} follows nobody now, and keeps what it holds", order.backend)
+        }
+        failover::Deed::Tick => trace!(service = name, "counted up the tick of {primary}"),
         failover::Deed::Protect => info!(service = name, "{} is read-only again", order.backend),
     }
 }
@@ -277,8 +285,10 @@ fn loudness(reason: &Reason) -> Level {
         | Reason::RecordRestored
         | Reason::TooSoon(_)
         | Reason::Deposed(_)
+        | Reason::ColdStart(_)
+        | Reason::ColdStartWaits(Wait::Loading(_) | Wait::Settling)
         | Reason::AnnouncementRestored(_) => Level::WARN,
-        Reason::RecordDamaged | Reason::NobodyEligible(_) => Level::ERROR,
+        Reason::RecordDamaged | Reason::NobodyEligible(_) | Reason::ColdStartWaits(_) => Level::ERROR,
     }
 }
 

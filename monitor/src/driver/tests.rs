@@ -171,6 +171,8 @@ async fn a_server_that_goes_and_comes_is_told() {
         offset: 0,
         fence: failover::Fence::Absent,
         shows_as: "a:1".into(),
+        tick: None,
+        empty: false,
         credential: None,
     };
     let log = log_of(|| {

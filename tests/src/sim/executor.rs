@@ -271,6 +271,8 @@ fn word(deed: &Deed, outcome: &Outcome) -> String {
         Deed::Stamp => "stamp",
         Deed::Attach => "attach",
         Deed::Protect => "protect",
+        Deed::Detach => "detach",
+        Deed::Tick => "tick",
     };
     match outcome {
         Outcome::Done(_) => format!("{deed} done"),

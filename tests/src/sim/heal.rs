@@ -57,9 +57,6 @@ impl Sim {
         if s.data.fence != Some(state.epoch) {
             return Some(format!("{} has the fence {:?}", s.run_id, s.data.fence));
         }
-        if !s.read_only {
-            return Some(format!("{} would take writes as a replica", s.run_id));
-        }
         let writes = state.in_sync.len() >= state.min_in_sync as usize;
         (writes && self.oracle.served < state.epoch).then(|| "no write was confirmed in this epoch".into())
     }

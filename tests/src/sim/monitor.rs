@@ -310,11 +310,12 @@ impl Sim {
         if !m.up {
             return;
         }
+        self.tend_lead(at);
+        let m = &self.monitors[at];
         let time = m.time(self.now);
         if m.group.poll_timeout().is_some_and(|due| due <= time) {
             self.group_event(at, GroupEvent::Tick);
         }
-        self.tend_lead(at);
         if self.now >= self.monitors[at].next_beat {
             self.monitors[at].next_beat = self.now + self.plan.heartbeat.as_micros() as Us;
             self.beat(at);
@@ -592,6 +593,7 @@ impl Sim {
         let m = &mut self.monitors[at];
         let (phase, generation) = (m.client.phase, m.client.generation);
         say!(self, "m{at}'s session {generation} is {phase:?}");
+        self.group_event(at, GroupEvent::Store(phase == Phase::Connected));
         let m = &mut self.monitors[at];
         let alive = matches!(phase, Phase::Connected | Phase::Disconnected);
         if !alive || m.client.registered.is_some_and(|registered| registered != generation) {
@@ -601,7 +603,6 @@ impl Sim {
             }
         }
         let register = phase == Phase::Connected && m.client.registered != Some(generation);
-        self.group_event(at, GroupEvent::Store(phase == Phase::Connected));
         if register {
             self.register(at, generation);
         }
@@ -669,6 +670,8 @@ fn deed(order: &failover::Order) -> &'static str {
         failover::Deed::Stamp => "stamp",
         failover::Deed::Attach => "attach",
         failover::Deed::Protect => "protect",
+        failover::Deed::Detach => "detach",
+        failover::Deed::Tick => "tick",
     }
 }
 

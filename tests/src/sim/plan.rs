@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use failover::Limits;
+use failover::{ColdStart, Limits};
 
 use super::flaw::Flaw;
 use super::kernel::{MS, Us};
@@ -113,6 +113,8 @@ impl Plan {
             max_lag_bytes: [3, 1000][rng.usize(0..2)],
             restart_guard: flaw != Some(Flaw::NoRestartGuard),
             min_interval: Duration::from_millis([200, 1000][rng.usize(0..2)]),
+            // What a cold start gives up, no rule can keep; here it waits.
+            cold_start: ColdStart::Operator,
             ..Limits::default()
         };
         // Every run has its own mixture: few kinds of faults at a time find more than all at once.

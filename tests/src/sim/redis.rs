@@ -64,6 +64,8 @@ pub(super) enum Entry {
     EraseMarkers,
     /// FLUSHALL: nothing is left.
     Flush,
+    /// `INCR albireo:tick` of a monitor.
+    Tick,
 }
 
 /// A call of the API's script: writes, the connection's marker and the number that it then holds.
@@ -96,14 +98,24 @@ pub(super) struct Data {
     /// What the keys hold.
     pub(super) values: [Option<u32>; 4],
     markers: BTreeMap<u32, u64>,
+    /// The key `albireo:tick`.
+    tick: Option<u64>,
     /// A write that was carried out twice in this history.
     pub(super) twice: Option<u32>,
 }
 
 impl Data {
+    fn count(&mut self) {
+        self.tick = Some(self.tick.unwrap_or(0) + 1);
+    }
+
     fn apply(&mut self, entry: Entry) {
         match &entry {
-            Entry::Batch(call) => self.run(call),
+            Entry::Batch(call) => {
+                self.count();
+                self.run(call);
+            }
+            Entry::Tick => self.count(),
             Entry::Barrier => {}
             Entry::Stamp(epoch) => {
                 self.fence = Some(*epoch);
@@ -112,7 +124,7 @@ impl Data {
             Entry::Erase => self.fence = None,
             Entry::EraseMarkers => self.markers.clear(),
             Entry::Flush => {
-                (self.fence, self.values) = (None, [None; 4]);
+                (self.fence, self.tick, self.values) = (None, None, [None; 4]);
                 self.markers.clear();
             }
         }
@@ -347,6 +359,8 @@ impl Sim {
             shows_as: s.shown.clone(),
             credential: s.auth.as_ref().map(|(promoted, _)| *promoted),
             read_only: !s.master && s.read_only,
+            tick: s.data.tick,
+            empty: s.data.log.is_empty(),
         }
     }
 
@@ -802,6 +816,8 @@ impl Sim {
             Command::BecomePrimary => self.become_primary(at),
             Command::Follow(to) => self.follow(at, Some(index(&to))),
             Command::Stamp(epoch) => self.append(at, Entry::Stamp(epoch)),
+            Command::Detach => self.follow(at, None),
+            Command::Tick => self.append(at, Entry::Tick),
             Command::CutClients => self.cut_clients(at, conn),
         }
     }

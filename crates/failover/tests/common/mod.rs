@@ -44,6 +44,7 @@ pub(crate) fn record() -> State {
         members: vec![at("a"), at("b"), at("c")],
         adopted: vec![at("a"), at("b"), at("c")],
         path_version: 0,
+        cold: false,
         from: None,
         phase: Phase::Serving,
         leader: "me".into(),
@@ -73,6 +74,8 @@ pub(crate) fn primary(name: &str, offset: u64) -> Observation {
         offset,
         fence: Fence::At(3),
         shows_as: format!("{name}:1"),
+        tick: Some(9),
+        empty: false,
         credential: Some(1),
         read_only: false,
     }
@@ -116,6 +119,8 @@ pub(crate) fn words(commands: &[Command]) -> String {
         Command::Follow(to) => format!("follow {}", name(to)),
         Command::Stamp(epoch) => format!("stamp {epoch}"),
         Command::CutClients => "cut clients".into(),
+        Command::Detach => "detach".into(),
+        Command::Tick => "tick".into(),
     };
     commands.iter().map(word).collect::<Vec<_>>().join(", ")
 }
@@ -135,7 +140,12 @@ pub(crate) struct Scene {
 impl Scene {
     /// A monitor that leads (reign 7) and has read the record at version 5; all servers answer and are attached.
     pub(crate) fn leading(state: State) -> Self {
-        let mut scene = Self::passive(state);
+        Self::leading_with(Limits::default(), state)
+    }
+
+    /// The same under other limits.
+    pub(crate) fn leading_with(limits: Limits, state: State) -> Self {
+        let mut scene = Self::passive_with(limits, state);
         scene.event(Event::Reign(Some(7)));
         scene.read_again();
         scene.all_answer();
@@ -145,7 +155,11 @@ impl Scene {
 
     /// The same without the lead.
     pub(crate) fn passive(state: State) -> Self {
-        let mut scene = Self::empty();
+        Self::passive_with(Limits::default(), state)
+    }
+
+    fn passive_with(limits: Limits, state: State) -> Self {
+        let mut scene = Self { group: Group::new("me".into(), limits), ..Self::empty() };
         let topology = state.topology();
         scene.event(Event::State(Stored::Is(state), 5));
         scene.event(Event::Announced(Announced::Is(topology), 0));
@@ -221,6 +235,13 @@ impl Scene {
         self.published.last().unwrap().1.clone()
     }
 
+    /// The record that was asked to be published since, if one was.
+    pub(crate) fn published_last(&mut self) -> Option<State> {
+        let before = self.published.len();
+        self.did();
+        (self.published.len() > before).then(|| self.wanted())
+    }
+
     /// Everything that was asked for since.
     pub(crate) fn did(&mut self) -> Vec<String> {
         let mut out = Vec::new();
@@ -245,6 +266,8 @@ impl Scene {
                         Deed::Stamp => "stamp".into(),
                         Deed::Attach => "attach".into(),
                         Deed::Protect => "protect".into(),
+                        Deed::Detach => "detach".into(),
+                        Deed::Tick => "tick".into(),
                     };
                     out.push(format!("{what} {} [{}]", name(&order.backend), order.record.epoch));
                 }

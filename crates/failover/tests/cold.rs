@@ -1,0 +1,208 @@
+//! R14: everything was restarted. Who is chosen, what is waited for, and that nobody is emptied meanwhile.
+
+mod common;
+
+use common::{Scene, at, primary, record, replica};
+use failover::cold::Wait;
+use failover::{ColdStart, Event, Fence, Limits, Observation, Outcome, Reason, Role, Trouble, decide};
+use topology::Phase;
+
+/// What a server says that was restarted and follows nobody.
+fn back(name: &str, fence: u64, tick: u64) -> Observation {
+    Observation {
+        run_id: format!("{name}1"),
+        fence: Fence::At(fence),
+        tick: Some(tick),
+        credential: None,
+        role: Role::Primary { replicas: Vec::new() },
+        ..primary(name, 0)
+    }
+}
+
+fn empty(name: &str) -> Observation {
+    Observation { fence: Fence::Absent, tick: None, empty: true, ..back(name, 0, 0) }
+}
+
+/// Everybody died; these are back and have said so for that long.
+fn scene(limits: Limits, said: &[(&str, Observation)], millis: u64) -> Scene {
+    let mut scene = Scene::leading_with(limits, record());
+    scene.pass(100);
+    for name in ["a", "b", "c"] {
+        scene.kill(name);
+    }
+    scene.pass(100);
+    for (name, _) in said {
+        scene.event(Event::Opened(at(name)));
+    }
+    say(&mut scene, said, millis);
+    scene
+}
+
+fn say(scene: &mut Scene, said: &[(&str, Observation)], millis: u64) {
+    for _ in 0..=millis / 100 {
+        for (name, seen) in said {
+            scene.seen(name, seen.clone());
+        }
+        scene.pass(100);
+    }
+}
+
+fn reason(scene: &Scene) -> Reason {
+    decide(scene.group.view(), scene.now).because
+}
+
+#[test]
+fn the_one_that_was_told_last_takes_over() {
+    let rows: [(&str, [Observation; 3], &str); 5] = [
+        ("the highest fence", [back("a", 3, 7), back("b", 2, 7), back("c", 2, 5)], "a"),
+        ("then the highest tick", [back("a", 3, 7), back("b", 3, 8), back("c", 3, 5)], "b"),
+        ("then the recorded primary", [back("a", 3, 7), back("b", 3, 7), back("c", 3, 7)], "a"),
+        ("then the address", [back("a", 3, 6), back("b", 3, 7), back("c", 3, 7)], "b"),
+        ("nothing is left to lose", [empty("a"), empty("b"), empty("c")], "a"),
+    ];
+    for (what, said, expected) in rows {
+        let said = ["a", "b", "c"].into_iter().zip(said).collect::<Vec<_>>();
+        let mut scene = scene(Limits::default(), &said, 4500);
+        assert_eq!(reason(&scene), Reason::ColdStartWaits(Wait::Settling), "{what}");
+        say(&mut scene, &said, 1000);
+        assert_eq!(reason(&scene), Reason::ColdStart(at(expected)), "{what}");
+        let next = scene.published_last().expect("a publication");
+        assert_eq!((next.primary.addr.clone(), next.primary.run_id), (at(expected), format!("{expected}1")));
+        assert_eq!((next.epoch, next.promoted, next.phase, next.cold), (4, 4, Phase::Promoting, true));
+        assert!(next.in_sync.is_empty(), "{what}");
+        assert!(next.reason.starts_with("cold start, loss possible: a:1 (fence "), "{}", next.reason);
+    }
+}
+
+#[test]
+fn what_is_waited_for() {
+    let all = || [back("a", 3, 7), back("b", 3, 6), back("c", 3, 5)];
+    let best = Limits::default;
+    let rows: [(&str, Limits, Vec<(&str, Observation)>, Wait); 6] = [
+        (
+            "one that was in sync",
+            best(),
+            vec![("a", back("a", 3, 7)), ("c", back("c", 3, 7))],
+            Wait::MayLive(vec![at("b")]),
+        ),
+        (
+            "an operator",
+            Limits { cold_start: ColdStart::Operator, ..best() },
+            ["a", "b", "c"].into_iter().zip(all()).collect(),
+            Wait::Operator,
+        ),
+        (
+            "no tick",
+            best(),
+            vec![
+                ("a", Observation { tick: None, ..back("a", 3, 7) }),
+                ("b", back("b", 2, 6)),
+                ("c", back("c", 2, 5)),
+            ],
+            Wait::NoProof(at("a")),
+        ),
+        (
+            "no fence anywhere, and not empty",
+            best(),
+            ["a", "b", "c"].map(|name| (name, Observation { empty: false, ..empty(name) })).to_vec(),
+            Wait::NoProof(at("a")),
+        ),
+        (
+            "older than the set",
+            best(),
+            vec![("a", back("a", 1, 7)), ("b", back("b", 1, 6)), ("c", back("c", 1, 5))],
+            Wait::TooOld(at("a")),
+        ),
+        (
+            "two orders that contradict each other",
+            best(),
+            vec![("a", back("a", 3, 7)), ("b", back("b", 2, 9)), ("c", back("c", 2, 5))],
+            Wait::Contradiction(at("a"), at("b")),
+        ),
+    ];
+    for (what, limits, said, expected) in rows {
+        let mut scene = scene(limits, &said, 6000);
+        assert_eq!(reason(&scene), Reason::ColdStartWaits(expected), "{what}");
+        assert!(scene.published_last().is_none(), "{what}");
+    }
+}
+
+#[test]
+fn one_that_loads_is_waited_for() {
+    let mut scene = scene(Limits::default(), &[("a", back("a", 3, 7)), ("b", back("b", 3, 7))], 0);
+    scene.event(Event::Opened(at("c")));
+    scene.event(Event::Greeted(at("c"), "c1".into()));
+    scene.event(Event::Troubled(at("c"), Trouble::Loading));
+    assert_eq!(reason(&scene), Reason::ColdStartWaits(Wait::Loading(vec![at("c")])));
+}
+
+#[test]
+fn one_that_still_runs_as_recorded_is_no_cold_start() {
+    let c = Observation { fence: Fence::At(2), ..replica("c", "a", false, 100) };
+    let said = [("a", back("a", 3, 7)), ("b", back("b", 3, 7)), ("c", c)];
+    let scene = scene(Limits::default(), &said, 6000);
+    assert!(matches!(reason(&scene), Reason::NobodyEligible(_)), "{:?}", reason(&scene));
+}
+
+/// A file with a `replicaof` line makes a restarted server follow one that may be empty.
+#[test]
+fn whoever_follows_another_is_detached_first() {
+    let c = Observation { run_id: "c1".into(), credential: None, ..replica("c", "a", false, 0) };
+    let mut scene = scene(Limits::default(), &[("a", empty("a"))], 0);
+    scene.acts();
+    scene.event(Event::Opened(at("c")));
+    scene.seen("c", c);
+    assert_eq!(scene.acts(), ["detach c [3]"], "at once, whoever else is missing");
+    let alone = Observation {
+        role: Role::Replica { source: None, link_up: false, syncing: false },
+        ..replica("c", "a", false, 0)
+    };
+    scene.ordered("c", Outcome::Done(Some(Observation { run_id: "c1".into(), ..alone })));
+    assert_eq!(scene.acts(), [""; 0]);
+    assert_eq!(reason(&scene), Reason::ColdStartWaits(Wait::MayLive(vec![at("b")])));
+}
+
+#[test]
+fn the_chosen_one_is_promoted_also_without_a_fence() {
+    let said = ["a", "b", "c"].map(|name| (name, empty(name)));
+    let mut scene = scene(Limits::default(), &said, 6000);
+    let next = scene.published_last().expect("a publication");
+    let order = failover::Order {
+        backend: at("a"),
+        deed: failover::Deed::Promote { basis: None },
+        record: next,
+        version: 6,
+        reign: 7,
+        restart_guard: true,
+    };
+    let seen =
+        Observation { role: Role::Replica { source: None, link_up: false, syncing: false }, ..empty("a") };
+    let look = failover::Look { seen, holds_data: false };
+    assert!(matches!(order.check(&look), failover::Verdict::AskStore(_)), "{:?}", order.check(&look));
+}
+
+#[test]
+fn a_busy_primary_is_counted_up_once_a_second() {
+    let mut scene = Scene::leading(record());
+    scene.ordered("a", Outcome::Done(Some(primary("a", 100))));
+    let mut ticks = Vec::new();
+    for step in 0..40 {
+        scene.pass(100);
+        // Nothing is written in the last two seconds.
+        let offset = 1000 + 300 * step.min(20);
+        for name in ["b", "c"] {
+            scene.seen(name, replica(name, "a", true, offset));
+        }
+        let a = primary("a", offset);
+        scene.seen("a", a.clone());
+        for act in scene.acts() {
+            if act.starts_with("tick") {
+                ticks.push(step);
+            }
+            if !act.starts_with("publish") {
+                scene.ordered("a", Outcome::Done(Some(a.clone())));
+            }
+        }
+    }
+    assert_eq!(ticks.len(), 4, "{ticks:?}");
+}

@@ -78,7 +78,8 @@ fn the_one_that_was_told_last_takes_over() {
 fn what_is_waited_for() {
     let all = || [back("a", 3, 7), back("b", 3, 6), back("c", 3, 5)];
     let best = Limits::default;
-    let rows: [(&str, Limits, Vec<(&str, Observation)>, Wait); 6] = [
+    type Row = (&'static str, Limits, Vec<(&'static str, Observation)>, Wait);
+    let rows: [Row; 6] = [
         (
             "one that was in sync",
             best(),

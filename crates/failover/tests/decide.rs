@@ -444,6 +444,7 @@ fn a_newer_fence_at_the_primary_means_that_the_record_is_old() {
 #[test]
 fn nobody_eligible_and_too_soon() {
     let mut scene = Scene::leading(State { in_sync: Vec::new(), min_in_sync: 0, ..record() });
+    scene.pass(1);
     scene.kill("a");
     scene.pass(20);
     assert_eq!(reason(&scene), Reason::NobodyEligible(Fault::Gone));

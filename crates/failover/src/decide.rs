@@ -435,9 +435,8 @@ fn settle(view: &View, state: &State, now: Time) -> Decision {
 /// is idle is left in peace: the tick itself and Redis' own pings do not count.
 fn tick_is_due(view: &View, addr: &Endpoint, primary: &Observation, now: Time) -> bool {
     let ticked = view.backends.get(addr).and_then(|backend| backend.ticked);
-    let due =
-        ticked.is_none_or(|(at, offset)| now >= at + TICK_EVERY && primary.offset > offset + TICK_BYTES);
-    primary.tick.is_none() || due
+    let (at, offset) = ticked.unwrap_or((Time::ZERO, 0));
+    primary.tick.is_none() || (now >= at + TICK_EVERY && primary.offset > offset + TICK_BYTES)
 }
 
 /// A stream that never carried a byte cannot be acknowledged, so nobody could enter the set before Redis pings its

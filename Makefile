@@ -1,5 +1,5 @@
 # The four commands of this project. See README.md.
-.PHONY: demo test check bench sim
+.PHONY: demo test check bench sim model
 
 # The kill test on loopback with real servers; DEMO_ONCE=1 exits afterwards, DEMO_KILLS=20 kills twenty times.
 demo:
@@ -20,8 +20,11 @@ check:
 SEEDS ?= 100000
 FROM ?= 0
 sim:
-	@CARGO_PROFILE_DEV_OPT_LEVEL=3 CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/sim SIM_SEEDS=$(SEEDS) SIM_FROM=$(FROM) \
-		cargo test -p albireo-tests --test simulation random_runs -- --nocapture
+	SIM_SEEDS=$(SEEDS) SIM_FROM=$(FROM) cargo test -p albireo-tests --test simulation random_runs -- --nocapture
+
+# The protocol in the small, every state; further than `make test` goes.
+model:
+	cargo test -p albireo-tests --test model -- --include-ignored --nocapture --test-threads 1
 
 bench:
 	@echo "There are no benchmarks yet. 'DEMO_KILLS=20 make demo' shows the gaps of twenty kills." >&2

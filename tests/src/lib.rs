@@ -6,6 +6,7 @@
 //! * [`redis`], [`zookeeper`]: the servers. [`programs`]: `monitor`, `api`, `zoo-setup`.
 //! * [`group`]: all of them together, ready for traffic. [`load`]: the traffic, and what it proves.
 //! * [`linearizable`]: a checker of histories.
+//! * [`model`]: the protocol in the small, for an exhaustive check. [`sim`]: at large, with everything that goes wrong.
 //! * [`wait`]: conditions with deadlines. [`skip`]: how a test says that it cannot run.
 //!
 //! What goes wrong here panics with a sentence: the caller is a test or a demo and can do nothing better.
@@ -15,6 +16,7 @@ mod host;
 pub mod http;
 pub mod linearizable;
 pub mod load;
+pub mod model;
 pub mod netns;
 pub mod ports;
 mod process;

@@ -261,7 +261,7 @@ where
     let outcome = outcome.unwrap_or(Outcome::Lost);
     if let (Some(deed), false) = (order.cleanup(), matches!(outcome, Outcome::Done(_) | Outcome::Lost)) {
         let mut commands = vec![cmd!["UNWATCH"]];
-        commands.extend(redis::render(&deed, &target.secret));
+        commands.extend(redis::render(&deed, &target.secret, &[]));
         if link.call(&commands).await.is_err() {
             return Outcome::Lost; // the leader sets it on any replica where it finds it off
         }
@@ -294,12 +294,14 @@ where
     S: Fn(&Order) -> F,
     F: Future<Output = bool>,
 {
-    let prepare = order.prepare().map(|deed| redis::render(&deed, &target.secret)).unwrap_or_default();
+    let prepare = order.prepare().map(|deed| redis::render(&deed, &target.secret, &[])).unwrap_or_default();
     let asks_data = matches!(order.deed, failover::Deed::Attach);
+    let asks_users = matches!(order.deed, failover::Deed::Promote { .. } | failover::Deed::Stamp);
     let mut pipeline = prepare.clone();
     pipeline.push(redis::watch());
     pipeline.extend(redis::questions());
     pipeline.extend(asks_data.then(redis::data_questions).into_iter().flatten());
+    pipeline.extend(asks_users.then(redis::users_question));
     let answers = link.call(&pipeline).await?;
     let (before, answers) = answers.split_at(prepare.len() + 1);
     if let Some(error) = before.iter().find_map(Reply::error) {
@@ -311,7 +313,9 @@ where
         Err(NoAnswer(_, words)) => return Ok(Outcome::Rejected(words)),
     };
     let step = fault::step(order, &seen);
-    let look = Look { seen, holds_data: asks_data && redis::holds_data(data) };
+    let users = redis::users(data.first().filter(|_| asks_users));
+    let holds_data = asks_data && redis::holds_data(data);
+    let look = Look { seen, holds_data, guarded: redis::is_guarded(&users) };
     let deeds = match order.check(&look) {
         Verdict::Nothing => {
             link.call(&[cmd!["UNWATCH"]]).await?;
@@ -325,15 +329,15 @@ where
     if let Some(step) = step {
         step.reached();
     }
-    act(target, link, order, run_id, &deeds, report, limit).await
+    let deeds: Vec<_> = deeds.iter().flat_map(|deed| redis::render(deed, &target.secret, &users)).collect();
+    act(link, order, run_id, deeds, report, limit).await
 }
 
 async fn act<R: Fn(Report)>(
-    target: &Target,
     link: &mut Link,
     order: &Order,
     run_id: &str,
-    deeds: &[failover::Command],
+    deeds: Vec<wire::Command>,
     report: &R,
     limit: Option<String>,
 ) -> Result<Outcome, LinkError> {
@@ -341,7 +345,7 @@ async fn act<R: Fn(Report)>(
     let mut pipeline: Vec<wire::Command> = limit.iter().map(|_| set_limit("0".into())).collect();
     let multi = pipeline.len();
     pipeline.push(cmd!["MULTI"]);
-    deeds.iter().for_each(|deed| pipeline.extend(redis::render(deed, &target.secret)));
+    pipeline.extend(deeds);
     pipeline.push(cmd!["EXEC"]);
     let exec = pipeline.len();
     pipeline.extend(limit.map(set_limit));

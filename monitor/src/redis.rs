@@ -69,6 +69,24 @@ pub(crate) fn memory_limit(answer: &Reply) -> Option<String> {
     setting(answer, "maxmemory").filter(|limit| limit.parse::<u64>().is_ok()).map(str::to_owned)
 }
 
+/// The further question before a server is stamped: who could replicate from it?
+pub(crate) fn users_question() -> Command {
+    cmd!["ACL", "USERS"]
+}
+
+/// The answer to it; without the right to ask, at least the user that everybody is.
+pub(crate) fn users(answer: Option<&Reply>) -> Vec<String> {
+    let names = answer
+        .and_then(Reply::array)
+        .map(|names| names.iter().filter_map(Reply::text).map(str::to_owned).collect());
+    names.unwrap_or_else(|| vec!["default".to_owned()])
+}
+
+/// Whether one of them is a replication credential.
+pub(crate) fn is_guarded(users: &[String]) -> bool {
+    users.iter().any(|user| user.starts_with(CREDENTIAL))
+}
+
 /// The WATCH of an order.
 pub(crate) fn watch() -> Command {
     cmd!["WATCH", FENCE]
@@ -202,7 +220,12 @@ pub(crate) fn holds_data(answers: &[Reply]) -> bool {
 }
 
 /// The commands that carry out one deed.
-pub(crate) fn render(deed: &Deed, secret: &Secret) -> Vec<Command> {
+///
+/// `users` are the ACL users of the server.
+pub(crate) fn render(deed: &Deed, secret: &Secret, users: &[String]) -> Vec<Command> {
+    let others = || users.iter().filter(|user| !user.starts_with(CREDENTIAL));
+    let allow =
+        |psync: &str, sync: &str| others().map(|user| cmd!["ACL", "SETUSER", user, psync, sync]).collect();
     match deed {
         Deed::ReadOnly(on) => {
             vec![cmd!["CONFIG", "SET", "replica-read-only", if *on { "yes" } else { "no" }]]
@@ -210,8 +233,12 @@ pub(crate) fn render(deed: &Deed, secret: &Secret) -> Vec<Command> {
         Deed::CreateCredential { promoted, run_id } => {
             let user = format!("{CREDENTIAL}{promoted}");
             let password = format!(">{}", secret.password(*promoted, run_id));
-            vec![cmd!["ACL", "SETUSER", user, "reset", "on", password, "+psync", "+replconf", "+ping"]]
+            let create =
+                cmd!["ACL", "SETUSER", user, "reset", "on", password, "+psync", "+replconf", "+ping"];
+            let shut: Vec<Command> = allow("-psync", "-sync");
+            std::iter::once(create).chain(shut).collect()
         }
+        Deed::OpenToReplicas => allow("+psync", "+sync"),
         Deed::UseCredential { promoted, run_id } => vec![
             cmd!["CONFIG", "SET", "masteruser", format!("{CREDENTIAL}{promoted}")],
             cmd!["CONFIG", "SET", "masterauth", secret.password(*promoted, run_id)],
@@ -301,6 +328,34 @@ mod tests {
             assert_eq!(answer(unreadable).unwrap().fence, Fence::Unreadable);
         }
         assert!(observation(&answers(&bulk("hello"), Reply::Nil), "r", peer()).is_err());
+    }
+
+    /// A replica that restarted knows no credential; without the last two it would come in by the front door.
+    #[test]
+    fn who_may_replicate() {
+        let login: Arc<dyn Fn(&Endpoint) -> Login + Send + Sync> = Arc::new(|_| Login::default());
+        let secret = Secret { password: String::new(), path: "/a".into(), login };
+        let answer = Reply::Array(["default", "albireo-repl-3", "ops"].into_iter().map(bulk).collect());
+        let users = users(Some(&answer));
+        assert!(is_guarded(&users) && !is_guarded(&super::users(Some(&Reply::Error("NOPERM".into())))));
+        let words = |deed: &Deed| -> Vec<String> {
+            let commands = render(deed, &secret, &users);
+            commands.iter().map(|c| String::from_utf8_lossy(&c.to_bytes()).replace("\r\n", " ")).collect()
+        };
+        let shut = words(&Deed::CreateCredential { promoted: 4, run_id: "r".into() });
+        assert_eq!(shut.len(), 3);
+        assert!(shut[0].contains("albireo-repl-4") && shut[0].contains("+psync"), "{shut:?}");
+        for (command, user) in shut[1..].iter().zip(["default", "ops"]) {
+            assert!(
+                command.contains(user) && command.contains("-psync") && command.contains("-sync"),
+                "{command}"
+            );
+        }
+        let open = words(&Deed::OpenToReplicas);
+        assert!(
+            open.len() == 2 && open.iter().all(|c| c.contains("+psync") && c.contains("+sync")),
+            "{open:?}"
+        );
     }
 
     #[test]

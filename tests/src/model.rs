@@ -599,7 +599,7 @@ impl World {
             restart_guard: bounds.flaw != Some(Broken::NoCredential),
         };
         let Some(seen) = self.observe(at) else { return self.give_up(m) };
-        let verdict = order.check(&Look { seen, holds_data: true });
+        let verdict = order.check(&Look { seen, holds_data: true, guarded: false });
         let (commands, ask) = match verdict {
             Verdict::Exec(commands) => (commands, false),
             Verdict::AskStore(commands) => (commands, bounds.flaw != Some(Broken::NilIsZero)),
@@ -855,6 +855,7 @@ fn act(command: &Command, primary: Process) -> Option<Act> {
         | Command::ReadOnly(_)
         | Command::KeepBacklog
         | Command::Detach
+        | Command::OpenToReplicas
         | Command::Tick
         | Command::CutClients => None,
     }

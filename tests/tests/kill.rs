@@ -201,3 +201,22 @@ fn the_restart_guard_is_switched_off() {
         assert_eq!(user(&group, number), "", "{}", group.redis[number].endpoint());
     }
 }
+
+/// Who comes without the credential of the promotion gets no data: not a stranger, and not a replica that restarted
+/// before it was looked at. Its address alone would make it seem to hold what the process before it held (R3).
+#[test]
+fn nobody_replicates_without_the_credential() {
+    let group = Group::of(1).start();
+    let primary = group.primary();
+    let addr = group.redis[primary].addr();
+    let stranger = world::redis::Settings::default().replica_of(addr).start();
+    // Redis tries again every second.
+    wait::never("a stranger is let in", Duration::from_secs(3), || {
+        let link = stranger.try_info("master_link_status").map_err(|e| e.to_string())?;
+        wait::holds(link == "down", || format!("master_link_status is {link}"))
+    });
+    assert_eq!(stranger.cmd(&["GET", "albireo:fence"]), world::resp::Reply::Nil);
+    let mut group = group;
+    group.redis[1 - primary].restart();
+    group.settled();
+}

@@ -61,6 +61,8 @@ pub struct Look {
     pub seen: Observation,
     /// It holds a key that is not one of `albireo:*`.
     pub holds_data: bool,
+    /// It knows a replication credential of ours, so that it lets in nobody else.
+    pub guarded: bool,
 }
 
 /// One command for one server. The driver knows how each is written.
@@ -68,7 +70,8 @@ pub struct Look {
 pub enum Command {
     /// `CONFIG SET replica-read-only`.
     ReadOnly(bool),
-    /// The ACL user with which replicas of this promotion log in, in memory only.
+    /// The ACL user with which replicas of this promotion log in, in memory only; no other user may replicate. A replica
+    /// that restarted would come back under the address of the process that it was, and seem to confirm (R3).
     CreateCredential {
         /// The epoch of the promotion.
         promoted: u64,
@@ -85,6 +88,8 @@ pub enum Command {
     /// `masteruser` and `masterauth` as the `[redis]` section has them for that primary: the credential of a promotion
     /// is given up.
     UseLogin(Endpoint),
+    /// Every user may replicate again: the guard was switched off.
+    OpenToReplicas,
     /// `repl-backlog-ttl 0`: the replication id stays although no replica is left.
     KeepBacklog,
     /// `REPLICAOF NO ONE`.
@@ -192,8 +197,8 @@ impl Order {
         let here = self.record.primary.addr == self.backend;
         match &self.deed {
             Deed::Promote { .. } | Deed::Stamp if !here => Err(Refused::OtherRole),
-            Deed::Promote { .. } | Deed::Stamp if is_primary => Ok(self.stamp()),
-            Deed::Promote { basis } => self.promote(basis.as_ref(), &look.seen),
+            Deed::Promote { .. } | Deed::Stamp if is_primary => Ok(self.stamp(look)),
+            Deed::Promote { basis } => self.promote(basis.as_ref(), look),
             Deed::Stamp => Err(Refused::OtherRole),
             Deed::Tick if here && is_primary => Ok(vec![Command::Tick]),
             Deed::Tick => Err(Refused::OtherRole),
@@ -206,7 +211,8 @@ impl Order {
         }
     }
 
-    fn promote(&self, basis: Option<&State>, seen: &Observation) -> Result<Vec<Command>, Refused> {
+    fn promote(&self, basis: Option<&State>, look: &Look) -> Result<Vec<Command>, Refused> {
+        let seen = &look.seen;
         let entry = basis.and_then(|old| Some((old, old.in_sync(&self.backend)?)));
         if let Some(why) = entry.and_then(|(old, entry)| candidate::refusal(old, entry, seen)) {
             return Err(Refused::Candidate(why));
@@ -219,17 +225,19 @@ impl Order {
             return Err(Refused::Candidate(Disqualified::NoFence));
         }
         let mut commands = vec![Command::BecomePrimary];
-        commands.extend(self.stamp());
+        commands.extend(self.stamp(look));
         Ok(commands)
     }
 
-    fn stamp(&self) -> Vec<Command> {
+    fn stamp(&self, look: &Look) -> Vec<Command> {
         // Read-only again: a promotion may find that its predecessor promoted and did not get to the end.
         let epoch = self.record.epoch;
         let mut commands = vec![Command::Stamp(epoch), Command::KeepBacklog, Command::ReadOnly(true)];
         if self.restart_guard {
             let (promoted, run_id) = self.credential();
             commands.push(Command::CreateCredential { promoted, run_id });
+        } else if look.guarded {
+            commands.push(Command::OpenToReplicas);
         }
         commands
     }

@@ -178,7 +178,7 @@ fn the_chosen_one_is_promoted_also_without_a_fence() {
     };
     let seen =
         Observation { role: Role::Replica { source: None, link_up: false, syncing: false }, ..empty("a") };
-    let look = failover::Look { seen, holds_data: false };
+    let look = failover::Look { seen, holds_data: false, guarded: false };
     assert!(matches!(order.check(&look), failover::Verdict::AskStore(_)), "{:?}", order.check(&look));
 }
 

@@ -171,18 +171,30 @@ fn a_stranger_with_data_is_not_overwritten() {
     state.adopted = vec![at("a"), at("b")];
     state.in_sync.pop();
     let attach = order("c", Deed::Attach, state.clone());
-    let seen = |holds_data| Look { seen: primary("c", 10), holds_data };
+    let seen = |holds_data| Look { seen: primary("c", 10), holds_data, guarded: false };
     assert_eq!(attach.check(&seen(true)), Verdict::Refused(Refused::HoldsData));
     let attached = "use user 1 a0, follow a, read-only true, cut clients";
     assert_eq!(word(attach.check(&seen(false))), attached);
     state.adopted.push(at("c"));
     assert_eq!(word(order("c", Deed::Attach, state).check(&seen(true))), attached, "it belonged to us once");
     // A replica's data came from its primary.
-    let replica = Look { seen: replica("c", "b", true, 10), holds_data: true };
+    let replica = Look { seen: replica("c", "b", true, 10), holds_data: true, guarded: false };
     assert_eq!(word(attach.check(&replica)), "use user 1 a0, follow a, read-only true");
     let unguarded = Order { restart_guard: false, ..attach };
     // The guard was on once: a user that no primary knows any more would keep the replica out for ever.
     assert_eq!(word(unguarded.check(&replica)), "use login of a, follow a, read-only true");
     let plain = Look { seen: Observation { credential: None, ..replica.seen.clone() }, ..replica };
     assert_eq!(word(unguarded.check(&plain)), "follow a, read-only true");
+}
+
+/// A primary that knows a credential lets in nobody else; when the guard is switched off, it has to again.
+#[test]
+fn the_door_is_opened_where_the_guard_is_off() {
+    let stamp = Order { restart_guard: false, ..order("b", Deed::Stamp, promoting()) };
+    for (guarded, expected) in [
+        (true, "stamp 4, keep backlog, read-only true, open to replicas"),
+        (false, "stamp 4, keep backlog, read-only true"),
+    ] {
+        assert_eq!(word(stamp.check(&Look { guarded, ..look(primary("b", 100)) })), expected);
+    }
 }

@@ -669,7 +669,8 @@ impl Sim {
                 }
                 self.net.conns[conn].watch = watch.then_some(self.servers[at].touched);
                 let holds_data = !self.servers[at].data.has.is_empty();
-                let look = Look { seen: self.observe(at), holds_data };
+                let look =
+                    Look { seen: self.observe(at), holds_data, guarded: !self.servers[at].users.is_empty() };
                 self.answer(conn, FromServer::Looked(Box::new(look)));
             }
             ToServer::Exec { order, commands, watch } => self.exec(at, conn, order, commands, watch),
@@ -812,6 +813,7 @@ impl Sim {
             }
             Command::UseCredential { promoted, run_id } => self.servers[at].auth = Some((promoted, run_id)),
             Command::UseLogin(_) => self.servers[at].auth = None,
+            Command::OpenToReplicas => self.servers[at].users.clear(),
             Command::KeepBacklog => self.servers[at].backlog_kept = true,
             Command::BecomePrimary => self.become_primary(at),
             Command::Follow(to) => self.follow(at, Some(index(&to))),
@@ -862,7 +864,10 @@ impl Sim {
     fn psync(&mut self, at: usize, conn: ConnId, replid: u32, offset: usize, auth: Option<(u64, String)>) {
         let Node::Server(replica) = self.net.conns[conn].ends[OPENER] else { return };
         let s = &self.servers[at];
-        let stranger = auth.is_some_and(|user| !s.users.contains(&user));
+        let stranger = match auth {
+            Some(user) => !s.users.contains(&user),
+            None => !s.users.is_empty(),
+        };
         if stranger || !(s.master || s.link_up) {
             return self.close(conn, ACCEPTOR);
         }

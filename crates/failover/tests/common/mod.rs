@@ -104,7 +104,7 @@ pub(crate) fn order(backend: &str, deed: Deed, record: State) -> Order {
 }
 
 pub(crate) fn look(seen: Observation) -> Look {
-    Look { seen, holds_data: true }
+    Look { seen, holds_data: true, guarded: false }
 }
 
 /// Commands in short.
@@ -114,6 +114,7 @@ pub(crate) fn words(commands: &[Command]) -> String {
         Command::CreateCredential { promoted, run_id } => format!("create user {promoted} {run_id}"),
         Command::UseCredential { promoted, run_id } => format!("use user {promoted} {run_id}"),
         Command::UseLogin(primary) => format!("use login of {}", primary.host()),
+        Command::OpenToReplicas => "open to replicas".into(),
         Command::KeepBacklog => "keep backlog".into(),
         Command::BecomePrimary => "become primary".into(),
         Command::Follow(to) => format!("follow {}", name(to)),

@@ -134,6 +134,25 @@ impl Hosts {
         self.rule(to, from, &format!("tcp sport {port}"), how);
     }
 
+    /// So many of a hundred packets that arrive at `to` are lost, whoever sent them.
+    #[track_caller]
+    pub fn lose(&self, to: &str, percent: u8) {
+        let space = &self.entry(to).1;
+        let rule = format!("add rule inet albireo input iif eth0 numgen random mod 100 < {percent} drop");
+        nft(space, &rule).unwrap_or_else(|why| panic!("loss at {to}: {why}"));
+    }
+
+    /// The names of all hosts.
+    pub fn names(&self) -> Vec<&str> {
+        self.hosts.keys().map(String::as_str).collect()
+    }
+
+    /// The namespaces of the bridge and of a host, for whoever puts something else between them.
+    #[track_caller]
+    pub(crate) fn spaces(&self, name: &str) -> (&str, &str) {
+        (&self.namespaces[0], &self.entry(name).1)
+    }
+
     /// Everything passes again.
     #[track_caller]
     pub fn heal(&self) {

@@ -213,6 +213,8 @@ impl Order {
 
     fn promote(&self, basis: Option<&State>, look: &Look) -> Result<Vec<Command>, Refused> {
         let seen = &look.seen;
+        // After a cold start (R14) nobody is the process that the record before knew.
+        let basis = basis.filter(|_| !self.record.cold);
         let entry = basis.and_then(|old| Some((old, old.in_sync(&self.backend)?)));
         if let Some(why) = entry.and_then(|(old, entry)| candidate::refusal(old, entry, seen)) {
             return Err(Refused::Candidate(why));

@@ -182,6 +182,28 @@ fn the_chosen_one_is_promoted_also_without_a_fence() {
     assert!(matches!(order.check(&look), failover::Verdict::AskStore(_)), "{:?}", order.check(&look));
 }
 
+/// It may have been in the set, and be a replica by its file: the record before knows it as another process.
+#[test]
+fn one_that_was_in_sync_is_promoted_as_the_process_that_it_is_now() {
+    let replica_again = |name: &str, tick| Observation {
+        role: Role::Replica { source: None, link_up: false, syncing: false },
+        ..back(name, 3, tick)
+    };
+    let said = [("a", back("a", 3, 5)), ("b", replica_again("b", 7)), ("c", back("c", 3, 5))];
+    let mut scene = scene(Limits::default(), &said, 6000);
+    let next = scene.published_last().expect("a publication");
+    let order = failover::Order {
+        backend: at("b"),
+        deed: failover::Deed::Promote { basis: Some(record()) },
+        record: next,
+        version: 6,
+        reign: 7,
+        restart_guard: true,
+    };
+    let look = failover::Look { seen: replica_again("b", 7), holds_data: false, guarded: false };
+    assert!(matches!(order.check(&look), failover::Verdict::Exec(_)), "{:?}", order.check(&look));
+}
+
 #[test]
 fn a_busy_primary_is_counted_up_once_a_second() {
     let mut scene = Scene::leading(record());

@@ -88,12 +88,14 @@ struct Answers<'a> {
     now: Time,
 }
 
-/// Whether no process runs any more, as far as is known, that the record names, and at least the primary's address was
-/// taken by another one.
+/// Whether no process is known to run that the record names, and one of them is known to be another one now.
 pub fn is_cold(view: &View, state: &State, now: Time) -> bool {
     let all = Answers { view, state, now };
-    all.is_new(&state.primary.addr)
-        && state.in_sync.iter().all(|entry| !all.runs_as(&entry.addr, &entry.run_id))
+    let (primary, set) = (&state.primary, &state.in_sync);
+    let runs = all.runs_as(&primary.addr, &primary.run_id)
+        || set.iter().any(|entry| all.runs_as(&entry.addr, &entry.run_id));
+    let restarted = all.is_new(&primary.addr) || set.iter().any(|entry| all.is_new(&entry.addr));
+    !runs && restarted
 }
 
 /// The one to start from, or why not.

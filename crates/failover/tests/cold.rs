@@ -182,6 +182,18 @@ fn the_chosen_one_is_promoted_also_without_a_fence() {
     assert!(matches!(order.check(&look), failover::Verdict::AskStore(_)), "{:?}", order.check(&look));
 }
 
+/// Before the primary itself is back, empty perhaps.
+#[test]
+fn also_while_the_primary_is_away() {
+    let c = Observation { run_id: "c1".into(), credential: None, ..replica("c", "a", false, 0) };
+    let mut scene = scene(Limits::default(), &[], 0);
+    scene.acts();
+    scene.event(Event::Opened(at("c")));
+    scene.seen("c", c);
+    assert_eq!(scene.acts(), ["detach c [3]"]);
+    assert_eq!(reason(&scene), Reason::ColdStartWaits(Wait::MayLive(vec![at("a"), at("b")])));
+}
+
 /// It may have been in the set, and be a replica by its file: the record before knows it as another process.
 #[test]
 fn one_that_was_in_sync_is_promoted_as_the_process_that_it_is_now() {

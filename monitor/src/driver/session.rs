@@ -42,6 +42,10 @@ impl Driver {
             None if answered => Some(self.now()),
             lost => lost,
         };
+        if !answers {
+            // A store that was away gives every session its whole time again, also our predecessor's.
+            self.name_taken = None;
+        }
         self.metrics.zookeeper_connected.set(i64::from(answers));
         if before.is_none_or(|before| (before.phase == SessionPhase::Connected) != answers) {
             self.all_groups(&Event::Store(answers));

@@ -247,6 +247,19 @@ async fn a_name_is_registered_by_one_task_per_session() {
 }
 
 #[tokio::test]
+async fn the_wait_for_a_taken_name_begins_anew_with_the_store() {
+    let mut driver = driver();
+    let session = |phase| Input::Session(Session { generation: 1, phase, since: std::time::Instant::now() });
+    driver.take(session(SessionPhase::Connected));
+    driver.take(Input::NameTaken(driver.record.clone()));
+    let (_, since) = driver.name_taken.clone().expect("a wait that began");
+    driver.take(Input::NameTaken(driver.record.clone()));
+    assert_eq!(driver.name_taken.as_ref().map(|(_, since)| *since), Some(since), "one wait");
+    driver.take(session(SessionPhase::Disconnected));
+    assert!(driver.name_taken.is_none(), "the predecessor's session has its whole time again");
+}
+
+#[tokio::test]
 async fn status_is_the_contract_s() {
     let mut driver = driver();
     driver.take(Input::Discovered(vec!["posts".into()]));

@@ -14,15 +14,16 @@ fn variable(name: &str, default: u64) -> u64 {
     text.map_or(default, |text| text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}")))
 }
 
-/// One round with a seed that is always the same (`CHAOS_SEED` sets another one).
-fn once(test: &str, scenario: &str, lasts: Duration) {
+/// One round with a seed that is always the same (`CHAOS_SEED` sets another one); how many writes it lost.
+fn once(test: &str, scenario: &str, lasts: Duration) -> Option<usize> {
     if let Err(why) = Hosts::available() {
         skip::skip(test, &why);
-        return;
+        return None;
     }
     let row = run(named(scenario), Plan { rounds: 1, seed: variable("CHAOS_SEED", 1), lasts });
     println!("{}\n{}\n{}", table::HEAD, row.text(), row.remarks());
     assert_eq!(row.broken, Vec::<String>::new());
+    Some(row.lost)
 }
 
 #[test]
@@ -33,6 +34,14 @@ fn random_faults() {
 #[test]
 fn the_primary_and_a_client_are_cut_off() {
     once("the_primary_and_a_client_are_cut_off", "primary-and-client-cut-off", Duration::from_secs(4));
+}
+
+/// The fault is real, and the verdict sees what it does: without confirmation by the replicas writes are lost.
+#[test]
+fn the_same_without_confirmation_loses_writes() {
+    let test = "the_same_without_confirmation_loses_writes";
+    let lost = once(test, "primary-and-client-cut-off-async", Duration::from_secs(4));
+    assert_ne!(lost, Some(0), "nothing was lost: the cut is none, or the verdict sees nothing");
 }
 
 #[test]

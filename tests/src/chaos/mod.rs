@@ -29,6 +29,9 @@ use verdict::{Verdict, judge};
 /// How long a single step of a scenario may take.
 pub const LIMIT: Duration = Duration::from_secs(30);
 
+/// Longer than the default of `min_interval_ms`, so that no failover has to wait for the round before.
+const BETWEEN_ROUNDS: Duration = Duration::from_millis(1200);
+
 /// One fault under way.
 #[derive(Debug)]
 pub struct Round<'a> {
@@ -81,7 +84,7 @@ pub struct Plan {
 /// promise is the last one; the row says so and where its logs are.
 pub fn run(scenario: &Scenario, plan: Plan) -> Row {
     let mut row = Row::new(scenario, plan.seed);
-    let mut stage = match catch_unwind(|| Stage::new(scenario.slow)) {
+    let mut stage = match catch_unwind(|| Stage::new(scenario)) {
         Ok(stage) => stage,
         Err(panic) => {
             row.broken.push(format!("no group: {}", message(panic.as_ref())));
@@ -92,7 +95,10 @@ pub fn run(scenario: &Scenario, plan: Plan) -> Row {
         let plan = Plan { seed: plan.seed.wrapping_add(number), ..plan };
         let done = catch_unwind(AssertUnwindSafe(|| one_round(scenario, plan, number, &mut stage)));
         let broken = match done {
-            Ok(finished) => row.add(finished),
+            Ok(finished) => {
+                let broken = row.add(finished);
+                if scenario.unconfirmed { Vec::new() } else { broken }
+            }
             Err(panic) => vec![message(panic.as_ref())],
         };
         if !broken.is_empty() {
@@ -103,14 +109,20 @@ pub fn run(scenario: &Scenario, plan: Plan) -> Row {
                 plan.seed,
                 kept.display()
             ));
-            break;
+            return row;
         }
+    }
+    if std::env::var_os("CHAOS_KEEP").is_some() {
+        stage.keep(&format!("{}-{}", scenario.name, plan.seed), &[]);
     }
     row
 }
 
 fn one_round(scenario: &Scenario, plan: Plan, number: u64, stage: &mut Stage) -> Finished {
     stage.in_order();
+    if number > 0 {
+        std::thread::sleep(BETWEEN_ROUNDS);
+    }
     let name = format!("{}-{number}", scenario.name);
     let traffic = Traffic::start(&name, &stage.seats(), plan.seed);
     stage.begin(traffic.began());

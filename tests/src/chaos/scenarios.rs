@@ -20,12 +20,15 @@ pub struct Scenario {
     pub expected: &'static str,
     /// The host whose link it slows down.
     pub slow: Option<&'static str>,
+    /// Without confirmation by the replicas. Then writes are lost; that they are shows that the faults are real, and
+    /// what confirmation is worth.
+    pub unconfirmed: bool,
     /// What happens.
     pub act: fn(&mut Round<'_>),
 }
 
 const fn scenario(name: &'static str, expected: &'static str, act: fn(&mut Round<'_>)) -> Scenario {
-    Scenario { name, expected, slow: None, act }
+    Scenario { name, expected, slow: None, unconfirmed: false, act }
 }
 
 /// All of them.
@@ -37,6 +40,14 @@ pub const ALL: &[Scenario] = &[
     scenario("replica-paused", "0 failed, 0 failovers, gap <= down_after_ms + 50 ms", replica_paused),
     scenario("primary-paused", "0 stale strong reads, at most 1 failover each", primary_paused),
     scenario("primary-and-client-cut-off", "demoted <= 100 ms after the heal", primary_and_client_cut_off),
+    Scenario {
+        unconfirmed: true,
+        ..scenario(
+            "primary-and-client-cut-off-async",
+            "loses writes: durability async",
+            primary_and_client_cut_off,
+        )
+    },
     scenario("one-way-cut", "at most 1 failover per cut", one_way_cut),
     scenario("30-percent-loss", "at most 1 failover", loss),
     Scenario { slow: Some("r0"), ..scenario("slow-primary", "50-200 ms: no failover", slow_primary) },
@@ -167,12 +178,12 @@ fn primary_and_client_cut_off(round: &mut Round<'_>) {
         round.stage.hosts.heal_towards(host);
     }
     // Its own door opens last: before that no handshake with it can be completed.
-    round.stage.hosts.heal_towards(REDIS[old]);
     let healed = Instant::now();
+    round.stage.hosts.heal_towards(REDIS[old]);
     let redis = &round.stage.group.redis[old];
-    let mut connection = redis.connect().unwrap_or_else(|e| panic!("{}: {e}", redis.addr()));
+    // A connection for each look, for whoever demotes it closes all that are open.
     wait::until("the old primary demoted", LIMIT, || {
-        let role = connection.call(&["ROLE"]).map_err(|e| e.to_string())?;
+        let role = redis.try_cmd(&["ROLE"]).map_err(|e| e.to_string())?;
         let is_replica = role.list().first().is_some_and(|role| role.text() == "slave");
         wait::holds(is_replica, || format!("{role:?}"))
     });

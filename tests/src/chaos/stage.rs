@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use topology::State;
 
+use super::scenarios::Scenario;
 use super::traffic::{Action, Record, Seat, own_keys};
 use super::wire::Wire;
 use crate::group::{Group, Places, SETTLE_LIMIT};
@@ -40,13 +41,13 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Everything, in order and ready. `slow` names a host whose link can be slowed down.
+    /// Everything that this scenario needs, in order and ready.
     #[track_caller]
-    pub fn new(slow: Option<&str>) -> Self {
+    pub fn new(scenario: &Scenario) -> Self {
         let mut names = vec!["zk"];
         names.extend(REDIS.iter().chain(&MONITORS).chain(&APIS));
         let hosts = Hosts::new(&names);
-        let wire = slow.map(|name| Wire::between(&hosts, name));
+        let wire = scenario.slow.map(|name| Wire::between(&hosts, name));
         let places = Places {
             zookeeper: hosts.host("zk"),
             redis: REDIS.map(|name| hosts.host(name)).into(),
@@ -55,7 +56,8 @@ impl Stage {
         };
         let mut group = Group::of(2).places(places).apis(0).start();
         for name in APIS {
-            let api = start_api(&group, &hosts, name);
+            let durability = if scenario.unconfirmed { "async" } else { "sync" };
+            let api = start_api(&group, &hosts, name, durability);
             group.apis.push(api);
         }
         group.ready();
@@ -180,13 +182,14 @@ fn line_of(record: &Record) -> String {
 }
 
 #[track_caller]
-fn start_api(group: &Group, hosts: &Hosts, name: &str) -> Program {
+fn start_api(group: &Group, hosts: &Hosts, name: &str, durability: &str) -> Program {
     let host = hosts.host(name);
     let listen = host.at(host.free_port());
     let ini = Ini::new()
         .set("zookeeper", "hosts", group.zookeeper.hosts())
         .set("zookeeper", "path", group.path())
-        .set("api", "listen", listen);
+        .set("api", "listen", listen)
+        .set("api", "durability", durability);
     let name = format!("api-{name}");
     Program::start(&Launch { kind: "api", name: &name, host: &host, ini: &ini, env: &[], http: listen })
 }

@@ -15,7 +15,8 @@ pub struct Row {
     rounds: usize,
     requests: usize,
     acknowledged: usize,
-    lost: usize,
+    /// Writes that were acknowledged and are gone.
+    pub lost: usize,
     non_linearizable: usize,
     failed: usize,
     unknown: usize,

@@ -1,5 +1,5 @@
 # The four commands of this project. See README.md.
-.PHONY: demo test check bench sim model
+.PHONY: demo test check bench sim model chaos
 
 # The kill test on loopback with real servers; DEMO_ONCE=1 exits afterwards, DEMO_KILLS=20 kills twenty times.
 demo:
@@ -25,6 +25,17 @@ sim:
 # The protocol in the small, every state; further than `make test` goes.
 model:
 	cargo test -p albireo-tests --test model -- --include-ignored --nocapture --test-threads 1
+
+# Real faults on hosts of their own (network namespaces; root), and a table of what clients saw; tests/README.md.
+# ONLY=name,... runs some of the scenarios; SEED, ROUNDS of each, SECONDS of random faults in a round.
+SEED ?= 1
+ROUNDS ?= 2
+SECONDS ?= 30
+ONLY ?=
+chaos:
+	@tests/install-packages test
+	CHAOS_SEED=$(SEED) CHAOS_ROUNDS=$(ROUNDS) CHAOS_SECONDS=$(SECONDS) CHAOS_ONLY=$(ONLY) \
+		cargo test -p albireo-tests --test chaos all_scenarios -- --ignored --nocapture
 
 bench:
 	@echo "There are no benchmarks yet. 'DEMO_KILLS=20 make demo' shows the gaps of twenty kills." >&2

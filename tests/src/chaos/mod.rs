@@ -96,6 +96,7 @@ pub fn run(scenario: &Scenario, plan: Plan) -> Row {
         let done = catch_unwind(AssertUnwindSafe(|| one_round(scenario, plan, number, &mut stage)));
         let broken = match done {
             Ok(finished) => {
+                println!("{}, round {number}: {}", scenario.name, finished.verdict);
                 let broken = row.add(finished);
                 if scenario.unconfirmed { Vec::new() } else { broken }
             }

@@ -36,6 +36,8 @@ pub struct Stage {
     pub wire: Option<Wire>,
     /// What the clients of the last round saw.
     pub history: Vec<Record>,
+    /// Whether clients read strongly: without durability `sync` they would only wait.
+    strong: bool,
     began: Instant,
     notes: Vec<(Duration, String)>,
 }
@@ -62,7 +64,7 @@ impl Stage {
         }
         group.ready();
         let (began, history, notes) = (Instant::now(), Vec::new(), Vec::new());
-        Self { group, hosts, wire, history, began, notes }
+        Self { group, hosts, wire, history, strong: !scenario.unconfirmed, began, notes }
     }
 
     /// Where the clients are.
@@ -72,7 +74,7 @@ impl Stage {
             let own = at % APIS.len();
             let mut apis = apis.clone();
             apis.rotate_left(own);
-            Seat { host: self.hosts.host(APIS[own]), apis }
+            Seat { host: self.hosts.host(APIS[own]), apis, strong: self.strong }
         };
         (0..CLIENTS * APIS.len()).map(seat).collect()
     }

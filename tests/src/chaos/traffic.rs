@@ -29,6 +29,8 @@ pub struct Seat {
     pub host: Host,
     /// The APIs, its own first.
     pub apis: Vec<SocketAddr>,
+    /// Whether it reads strongly; if not, its strong reads are ordinary ones.
+    pub strong: bool,
 }
 
 /// What was asked for.
@@ -213,8 +215,8 @@ impl Client {
             let key = shared_key(&self.name, self.rng.u64(0..SHARED_KEYS));
             match self.rng.u8(0..20) {
                 0..5 => self.request(Action::Write, key, value),
-                5..10 => self.request(Action::ReadStrong, key, 0),
-                10..12 => self.request(Action::Read, key, 0),
+                5..10 if self.seat.strong => self.request(Action::ReadStrong, key, 0),
+                5..12 => self.request(Action::Read, key, 0),
                 _ => self.request(Action::WriteOwn, format!("{}-{value}", self.name), value),
             }
             thread::sleep(PACE);

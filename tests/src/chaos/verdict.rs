@@ -1,6 +1,7 @@
 //! What a history proves: what was lost, what came from nowhere, and whether the shared keys have one order.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::Duration;
 
 use super::traffic::{Action, Outcome, Record, own_keys};
@@ -31,6 +32,15 @@ pub struct Verdict {
     pub gap: Duration,
     /// One sentence for each promise that was broken.
     pub violations: Vec<String>,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Verdict { requests, acknowledged, lost, non_linearizable, failed, unknown, failovers, .. } = self;
+        write!(f, "{requests} requests, {acknowledged} writes acknowledged, {lost} lost, ")?;
+        write!(f, "{non_linearizable} keys not linearizable, {failed} failed, {unknown} indeterminate, ")?;
+        write!(f, "{failovers} failovers, gap {} ms", self.gap.as_millis())
+    }
 }
 
 /// Judges a history. `stored` is what the primary holds in the end, for every key of its own that it holds.

@@ -134,19 +134,19 @@ pub(crate) struct Queue {
 impl Queue {
     /// Adds a read.
     pub(crate) fn push_read(&self, read: Read) {
-        locked(&self.reads).push_back(read);
+        push(&self.reads, read);
         self.reads_there.notify_one();
     }
 
     /// Adds a read that is to be confirmed (R8).
     pub(crate) fn push_strong(&self, read: Read) {
-        locked(&self.strong).push_back(read);
+        push(&self.strong, read);
         self.strong_there.notify_one();
     }
 
     /// Adds a write.
     pub(crate) fn push_write(&self, write: Write) {
-        locked(&self.writes).push_back(write);
+        push(&self.writes, write);
         self.writes_there.notify_one();
     }
 
@@ -198,6 +198,33 @@ impl Queue {
             }
         }
         taken
+    }
+}
+
+/// Adds a request, and drops those at the front that nobody waits for any more: while no connection takes from the queue,
+/// it holds no more than one deadline's requests.
+fn push<T: Request>(queue: &Mutex<VecDeque<T>>, new: T) {
+    let mut queue = locked(queue);
+    while queue.front().is_some_and(Request::is_given_up) {
+        queue.pop_front();
+    }
+    queue.push_back(new);
+}
+
+trait Request {
+    /// Nobody waits for its answer.
+    fn is_given_up(&self) -> bool;
+}
+
+impl Request for Read {
+    fn is_given_up(&self) -> bool {
+        self.done.is_closed()
+    }
+}
+
+impl Request for Write {
+    fn is_given_up(&self) -> bool {
+        self.done.is_closed()
     }
 }
 
@@ -274,6 +301,20 @@ mod tests {
         queue.put_back(taken);
         assert!(ticket.give_up(), "it was certainly not applied");
         assert!(queue.take_writes(9, 50).is_empty(), "and is never sent again");
+    }
+
+    /// With the primary away nobody takes anything, and requests go on coming and giving up.
+    #[test]
+    fn what_was_given_up_does_not_pile_up() {
+        let queue = Queue::default();
+        for _ in 0..100 {
+            let (write, rx, _) = write(1000);
+            queue.push_write(write);
+            let (done, read) = oneshot::channel();
+            queue.push_read(Read { key: Bytes::new(), done });
+            drop((rx, read));
+        }
+        assert_eq!((locked(&queue.writes).len(), locked(&queue.reads).len()), (1, 1));
     }
 
     #[test]

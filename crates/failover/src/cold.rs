@@ -142,8 +142,9 @@ fn best(all: &Answers<'_>) -> Result<Endpoint, Wait> {
     if let Some((other, _)) = later {
         return Err(Wait::Contradiction((*addr).clone(), (*other).clone()));
     }
-    let oldest = all.state.in_sync.iter().map(|entry| entry.since).min();
-    match oldest.is_some_and(|since| fence < since) {
+    // Where nobody else was in sync, what was told last is what the primary was told in this very epoch.
+    let oldest = all.state.in_sync.iter().map(|entry| entry.since).min().unwrap_or(all.state.epoch);
+    match fence < oldest {
         true => Err(Wait::TooOld((*addr).clone())),
         false => Ok((*addr).clone()),
     }

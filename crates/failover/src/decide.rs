@@ -104,6 +104,10 @@ pub enum Reason {
     Growing(Vec<Endpoint>),
     /// Servers belong to the group from now on, with what they hold (R0).
     Adopting(Vec<Endpoint>),
+    /// Members of the set that no write can be confirmed without are in no state to do so, and may not leave.
+    WritesWait(Vec<(Endpoint, Unfit)>),
+    /// The key `albireo:fence` on the primary is no number; nobody may stamp over it.
+    FenceUnreadable,
     /// `<path>` was changed by hand or destroyed; what is recorded is put back.
     AnnouncementRestored(String),
     /// The primary carries a higher epoch than the record: this monitor read an old record.
@@ -167,6 +171,15 @@ impl fmt::Display for Reason {
                 f.write_str("in sync:")?;
                 new.iter().try_for_each(|addr| write!(f, " {addr}"))
             }
+            Self::WritesWait(members) => {
+                f.write_str(
+                    "writes that ask for copies wait for members that may not leave the set (min_in_sync):",
+                )?;
+                members.iter().try_for_each(|(addr, why)| write!(f, " {addr} ({why})"))
+            }
+            Self::FenceUnreadable => f.write_str(
+                "the key albireo:fence on the primary is no number, and no write is accepted: delete it",
+            ),
             Self::Adopting(new) => {
                 f.write_str("attached for the first time:")?;
                 new.iter().try_for_each(|addr| write!(f, " {addr}"))
@@ -422,7 +435,10 @@ fn settle(view: &View, state: &State, now: Time) -> Decision {
         return wait(Reason::Deposed(fence));
     }
     let mut decision = membership(view, state, primary, now);
-    if primary.fence != Fence::At(state.epoch) || !view.stamped || idle(view, state, primary, now) {
+    if primary.fence != Fence::At(state.epoch)
+        || view.stamped.is_none()
+        || stamps_again(view, state, primary, now)
+    {
         decision.steps.push(Step::Order { backend: addr.clone(), deed: Deed::Stamp });
     } else if tick_is_due(view, addr, primary, now) {
         decision.steps.push(Step::Order { backend: addr.clone(), deed: Deed::Tick });
@@ -435,15 +451,29 @@ fn settle(view: &View, state: &State, now: Time) -> Decision {
 /// is idle is left in peace: the tick itself and Redis' own pings do not count.
 fn tick_is_due(view: &View, addr: &Endpoint, primary: &Observation, now: Time) -> bool {
     let ticked = view.backends.get(addr).and_then(|backend| backend.ticked);
-    let (at, offset) = ticked.unwrap_or((Time::ZERO, 0));
-    primary.tick.is_none() || (now >= at + TICK_EVERY && primary.offset > offset + TICK_BYTES)
+    let rested = ticked.is_none_or(|(at, _)| now >= at + TICK_EVERY);
+    let offset = ticked.map_or(0, |(_, offset)| offset);
+    rested && (primary.tick.is_none() || primary.offset > offset + TICK_BYTES)
 }
 
-/// A stream that never carried a byte cannot be acknowledged, so nobody could enter the set before Redis pings its
-/// replicas, which takes ten seconds. A stamp is such a byte.
-fn idle(view: &View, state: &State, primary: &Observation, now: Time) -> bool {
-    let waits = |addr: &Endpoint| set::entering(view, state, addr, now) == Err(Outside::NotStreaming);
-    primary.offset == 0 && others(state).any(waits)
+/// Stamped once more than needed: a stream without a byte shows nothing, so nobody could enter the set before Redis pings
+/// its replicas, which takes ten seconds; and where replicas are kept out, their credential may have been lost (ACL LOAD).
+fn stamps_again(view: &View, state: &State, primary: &Observation, now: Time) -> bool {
+    let rested = view.stamped.is_some_and(|at| now >= at + view.limits.attach_timeout);
+    let silent = |addr: &Endpoint| {
+        let held = view.current(addr, now).map_or(0, |seen| seen.offset);
+        held >= primary.offset && set::entering(view, state, addr, now) == Err(Outside::NotStreaming)
+    };
+    let kept_out = |addr: &Endpoint| {
+        let since = view.backends.get(addr).and_then(|backend| backend.unattached_since);
+        let follows = |seen: &Observation| {
+            let here = matches!(&seen.role, Role::Replica { source, .. } if source.as_ref() == Some(&state.primary.addr));
+            here && seen.credential == Some(state.promoted)
+        };
+        since.is_some_and(|since| now >= since + view.limits.down_after)
+            && view.current(addr, now).is_some_and(follows)
+    };
+    rested && (others(state).any(silent) || others(state).any(kept_out))
 }
 
 fn others(state: &State) -> impl Iterator<Item = &Endpoint> {
@@ -498,8 +528,11 @@ fn membership(view: &View, state: &State, primary: &Observation, now: Time) -> D
         let adopted = state.adopted.iter().chain(&new).cloned().collect();
         return publish(State { adopted, ..state.clone() }, false, Reason::Adopting(new));
     }
+    let stuck = set::unfit_members(view, state, now);
     match damage(view, state) {
         Some(what) => publish(state.clone(), true, Reason::AnnouncementRestored(what)),
+        None if primary.fence == Fence::Unreadable => wait(Reason::FenceUnreadable),
+        None if !stuck.is_empty() => wait(Reason::WritesWait(stuck)),
         None => wait(Reason::Healthy),
     }
 }

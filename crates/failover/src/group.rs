@@ -220,7 +220,7 @@ impl Group {
             basis: None,
             promotion_refused: None,
             last_failover: None,
-            stamped: false,
+            stamped: None,
             publishing: false,
             publish_hold: Time::ZERO,
         };
@@ -311,7 +311,7 @@ impl Group {
         }
         self.view.reign = reign;
         // A new reign carries out the record that it finds; what an earlier one had under way is not its own.
-        self.view.stamped = false;
+        self.view.stamped = None;
         self.view.record_confirmed = false;
         self.view.basis = None;
         self.look_afresh(now);
@@ -347,7 +347,8 @@ impl Group {
         }
         match (stored, known) {
             (Stored::Is(state), Some((epoch, _))) => {
-                if state.epoch < epoch {
+                let known = self.view.state();
+                if state.epoch < epoch || known.is_some_and(|known| known.contradicts(&state)) {
                     self.view.record_damaged = Some(version);
                 } else {
                     self.adopt(state, version, now);
@@ -407,13 +408,14 @@ impl Group {
         }
         let moved = old.as_ref().is_none_or(|old| old.primary.addr != new.primary.addr);
         if old.as_ref().is_none_or(|old| old.epoch != new.epoch) {
-            self.view.stamped = false;
+            self.view.stamped = None;
             self.view.promotion_refused = None;
         }
         if moved {
             self.primary_closed = None;
             for backend in self.view.backends.values_mut() {
                 (backend.unattached_since, backend.behind_since) = (Some(now), None);
+                backend.attached_at = None;
                 backend.advanced_at = None;
             }
         }
@@ -495,6 +497,10 @@ impl Group {
             (true, _) => backend.unattached_since = None,
             (false, None) => backend.unattached_since = Some(now),
             (false, Some(_)) => {}
+        }
+        match attached {
+            true => _ = backend.attached_at.get_or_insert(observation.offset),
+            false => backend.attached_at = None,
         }
         if let Role::Primary { .. } = observation.role {
             backend.unattached_since.get_or_insert(now);
@@ -582,7 +588,7 @@ impl Group {
             Outcome::Done(seen) => {
                 let stamps = matches!(deed, Some(Deed::Promote { .. } | Deed::Stamp) | None);
                 if primary && stamps {
-                    self.view.stamped = true;
+                    self.view.stamped = Some(now);
                     let role = seen.as_ref().map(|seen| &seen.role);
                     if let (Some(Role::Primary { .. }), Some(timeline)) = (role, &mut self.timeline) {
                         timeline.promoted.get_or_insert(now);
@@ -612,6 +618,8 @@ impl Group {
                 self.actions.push_back(Action::Reread);
             }
             Outcome::Lost => backend.hold_until = now + rest,
+            // It rests by itself, and must not hold up a stamp.
+            Outcome::Rejected(why) if deed == Some(Deed::Tick) => backend.refused = Some(why),
             Outcome::Rejected(why) => {
                 backend.refused = Some(why);
                 backend.hold_until = now + REFUSED_REST;
@@ -719,6 +727,7 @@ impl Group {
                 b.advanced_at.map(|at| at + limits.down_after),
                 b.behind_since.map(|at| at + limits.down_after),
                 b.left_at.map(|at| at + limits.attach_timeout),
+                b.unattached_since.map(|since| since + limits.down_after),
                 Some(b.hold_until),
             ]
         });

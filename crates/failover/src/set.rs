@@ -98,6 +98,12 @@ pub fn leaving(view: &View, state: &State, now: Time) -> Vec<(Endpoint, Unfit)> 
     leaves.map(|(entry, why)| (entry.addr.clone(), why)).collect()
 }
 
+/// Members of the set that are in no state to confirm, whether they may leave or not.
+pub fn unfit_members(view: &View, state: &State, now: Time) -> Vec<(Endpoint, Unfit)> {
+    let unfit = |entry: &InSync| Some((entry.addr.clone(), unfit(view, state, entry, now)?));
+    state.in_sync.iter().filter_map(unfit).collect()
+}
+
 fn unfit(view: &View, state: &State, entry: &InSync, now: Time) -> Option<Unfit> {
     let backend = view.backends.get(&entry.addr)?;
     if backend.is_another_than(&entry.run_id) {
@@ -145,9 +151,9 @@ pub fn entering(view: &View, state: &State, addr: &Endpoint, now: Time) -> Resul
         return Err(Outside::OtherHistory);
     }
     let acknowledged = acknowledged(primary, seen).ok_or(Outside::NotListed(seen.shows_as.clone()))?;
-    // A link can be up before the stream runs: after a full synchronisation Redis 7.0 waits up to a second for the
-    // replica's first acknowledgement, and sends it nothing until then, not even the stamp.
-    if acknowledged == 0 {
+    // A link can be up before the stream runs: after a full synchronisation Redis 7.0 may wait up to a second for an
+    // acknowledgement, and sends nothing until then, not even the stamp. Only what came since shows that it runs.
+    if backend.attached_at.is_none_or(|offset| seen.offset <= offset) {
         return Err(Outside::NotStreaming);
     }
     let lag = primary.offset.saturating_sub(acknowledged.max(seen.offset));

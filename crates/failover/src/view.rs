@@ -167,6 +167,8 @@ pub struct Backend {
     pub left_at: Option<Time>,
     /// Since when it has not been attached to the recorded primary; none while it is.
     pub unattached_since: Option<Time>,
+    /// The offset with which it was first seen attached to the recorded primary; none while it is not.
+    pub attached_at: Option<u64>,
     /// An order to it is under way.
     pub ordered: Option<Deed>,
     /// No new order before that moment: the last one failed.
@@ -205,6 +207,7 @@ impl Backend {
             behind_since: None,
             left_at: None,
             unattached_since: Some(now),
+            attached_at: None,
             ordered: None,
             hold_until: Time::ZERO,
             stale_until: Time::ZERO,
@@ -300,8 +303,8 @@ pub struct View {
     pub promotion_refused: Option<Time>,
     /// When the last failover was completed.
     pub last_failover: Option<Time>,
-    /// The recorded primary was stamped under this reign.
-    pub stamped: bool,
+    /// When the recorded primary was last stamped under this reign.
+    pub stamped: Option<Time>,
     /// A publication is under way.
     pub publishing: bool,
     /// No new publication before that moment: the last one failed.

@@ -182,6 +182,21 @@ fn the_chosen_one_is_promoted_also_without_a_fence() {
     assert!(matches!(order.check(&look), failover::Verdict::AskStore(_)), "{:?}", order.check(&look));
 }
 
+/// The primary was alone, and somebody may only have started it in the wrong directory.
+#[test]
+fn nobody_older_than_a_primary_that_was_alone() {
+    let alone = topology::State { in_sync: Vec::new(), ..record() };
+    let said = [("a", empty("a")), ("b", back("b", 2, 9)), ("c", back("c", 2, 9))];
+    let mut scene = Scene::leading_with(Limits::default(), alone);
+    scene.pass(100);
+    for (name, _) in &said {
+        scene.kill(name);
+        scene.event(Event::Opened(at(name)));
+    }
+    say(&mut scene, &said, 6000);
+    assert_eq!(reason(&scene), Reason::ColdStartWaits(Wait::TooOld(at("b"))));
+}
+
 /// Before the primary itself is back, empty perhaps.
 #[test]
 fn also_while_the_primary_is_away() {

@@ -306,12 +306,13 @@ fn who_enters_is_attached_near_and_known_to_the_primary() {
         role: Role::Primary { replicas: names.iter().map(|n| (format!("{n}:1"), offset)).collect() },
         ..primary("a", 100)
     };
-    let rows: [(Option<Outside>, Observation, Observation); 9] = [
+    let rows: [(Option<Outside>, Observation, Observation); 10] = [
         (None, primary("a", 100), c()),
         (Some(Outside::NotFollowing), primary("a", 100), replica("c", "a", false, 100)),
         (Some(Outside::NotFollowing), primary("a", 100), replica("c", "b", true, 100)),
         (Some(Outside::NotListed("c:1".into())), table(&["b"], 100), c()),
-        (Some(Outside::NotStreaming), table(&["b", "c"], 0), c()),
+        (None, table(&["b", "c"], 0), c()),
+        (Some(Outside::NotStreaming), primary("a", 100), replica("c", "a", true, 50)),
         (Some(Outside::OtherHistory), primary("a", 100), Observation { replid: "h9".into(), ..c() }),
         (Some(Outside::OtherCredential), primary("a", 100), Observation { credential: None, ..c() }),
         (Some(Outside::OtherCredential), primary("a", 100), Observation { credential: Some(0), ..c() }),
@@ -329,6 +330,9 @@ fn who_enters_is_attached_near_and_known_to_the_primary() {
             Role::Primary { .. } | Role::Replica { .. } => a,
         };
         scene.seen("b", replica("b", "a", true, 100));
+        // It was attached with 50 bytes less.
+        scene.seen("c", replica("c", "a", false, 50));
+        scene.seen("c", replica("c", "a", true, 50));
         scene.seen("c", c);
         scene.seen("a", a);
         let expected = outside.is_none().then(|| {
@@ -352,7 +356,13 @@ fn a_stream_without_a_byte_is_given_one() {
     for (offset, stamps) in [(0, true), (14, false)] {
         let mut scene = Scene::leading(alone.clone());
         scene.pass(1000);
-        scene.ordered("a", failover::Outcome::Done(Some(a(offset))));
+        for name in ["b", "c"] {
+            scene.seen(name, replica(name, "a", false, 0));
+            scene.seen(name, replica(name, "a", true, 0));
+        }
+        scene.ordered("a", failover::Outcome::Done(Some(a(0))));
+        scene.pass(400);
+        scene.seen("a", a(offset));
         for name in ["b", "c"] {
             scene.seen(name, replica(name, "a", true, offset));
         }
@@ -360,6 +370,25 @@ fn a_stream_without_a_byte_is_given_one() {
         let stamp = Step::Order { backend: at("a"), deed: failover::Deed::Stamp };
         assert_eq!(decision.steps.contains(&stamp), stamps, "{offset}");
     }
+}
+
+/// Whoever erased the primary's users (ACL LOAD) keeps the replicas out; a stamp makes the credential anew.
+#[test]
+fn replicas_that_are_kept_out_get_their_credential_again() {
+    let mut scene = Scene::leading(record());
+    scene.ordered("a", failover::Outcome::Done(Some(primary("a", 100))));
+    for step in 0..8 {
+        scene.pass(100);
+        scene.seen("a", primary("a", 100));
+        for name in ["b", "c"] {
+            scene.seen(name, replica(name, "a", false, 100));
+        }
+        let decision = decide(scene.group.view(), scene.now);
+        let stamp = Step::Order { backend: at("a"), deed: failover::Deed::Stamp };
+        assert_eq!(decision.steps.contains(&stamp), step >= 5, "{step}");
+    }
+    let waits = vec![(at("b"), Unfit::Unattached), (at("c"), Unfit::Unattached)];
+    assert_eq!(reason(&scene), Reason::WritesWait(waits), "the floor keeps both");
 }
 
 #[test]

@@ -469,3 +469,17 @@ fn a_failover_is_measured_from_the_loss_that_it_follows() {
     let begun = completed(&mut scene).and_then(|timeline| timeline.begun);
     assert_eq!(begun.unwrap().lost, lost);
 }
+
+/// One epoch means one primary and one set; whoever writes another under it is not one of us.
+#[test]
+fn a_record_that_contradicts_the_known_one_is_not_taken_over() {
+    let other_set = State { in_sync: vec![entry("b", 2)], ..record() };
+    let other_primary =
+        State { promoted: 3, primary: promoting().primary, in_sync: vec![entry("c", 3)], ..record() };
+    for foreign in [other_set, other_primary] {
+        let mut scene = Scene::passive(record());
+        scene.event(Event::State(Stored::Is(foreign), 6));
+        assert_eq!(scene.group.view().state(), Some(&record()));
+        assert_eq!(scene.group.view().record_damaged, Some(6));
+    }
+}

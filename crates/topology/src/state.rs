@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Endpoint, Topology};
 
+/// Numbers beyond it are not the same in every reader of JSON, and adding one must stay possible.
+const LAST_EPOCH: u64 = 1 << 53;
+
 /// One decision. The primary, the addresses in sync and `min_in_sync` are a function of `epoch`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
@@ -88,10 +91,47 @@ impl State {
     /// Reads a record. Unknown keys are accepted.
     pub fn from_json(bytes: &[u8]) -> Result<Self, StateError> {
         let read: Self = serde_json::from_slice(bytes).map_err(|e| StateError(e.to_string()))?;
-        if read.primary.run_id.is_empty() {
-            return Err(StateError("primary.run_id is empty".to_string()));
+        match read.flaw() {
+            Some(flaw) => Err(StateError(flaw.to_string())),
+            None => Ok(read),
         }
-        Ok(read)
+    }
+
+    /// What no record of ours ever says.
+    fn flaw(&self) -> Option<&'static str> {
+        let is_member = |addr: &Endpoint| self.members.contains(addr);
+        if self.primary.run_id.is_empty() {
+            return Some("primary.run_id is empty");
+        }
+        if self.epoch == 0 || self.epoch > LAST_EPOCH {
+            return Some("epoch is 0, or too large");
+        }
+        if self.promoted == 0 || self.promoted > self.epoch {
+            return Some("promoted is not between 1 and epoch");
+        }
+        if !is_member(&self.primary.addr) {
+            return Some("primary is not among members");
+        }
+        let wrong = |entry: &InSync| {
+            entry.addr == self.primary.addr || !is_member(&entry.addr) || entry.since > self.epoch
+        };
+        let wrong = self.in_sync.iter().any(wrong);
+        wrong.then_some("in_sync names the primary, a server that is no member, or a later epoch")
+    }
+
+    /// Whether two records of one epoch differ in what is a function of the epoch: one of them is not ours.
+    pub fn contradicts(&self, other: &Self) -> bool {
+        let set = |state: &Self| {
+            let mut set: Vec<Endpoint> = state.in_sync.iter().map(|entry| entry.addr.clone()).collect();
+            set.sort();
+            set
+        };
+        let primary =
+            |state: &Self| (state.primary.addr.clone(), state.primary.run_id.clone(), state.promoted);
+        self.epoch == other.epoch
+            && (primary(self) != primary(other)
+                || self.min_in_sync != other.min_in_sync
+                || set(self) != set(other))
     }
 
     /// The text that is published.
@@ -126,6 +166,25 @@ mod tests {
         assert_eq!(State::from_json(state.to_json().as_bytes()), Ok(state.clone()));
         assert_eq!(state.topology().to_json(), r#"{"primary": "a:1", "secondary": ["b:1", "c:1"]}"#);
         assert!(state.in_sync(&"b:1".parse().unwrap()).is_some());
+    }
+
+    #[test]
+    fn what_no_record_says_is_refused() {
+        let good = r#"{"epoch":7,"promoted":5,"primary":{"addr":"a:1","run_id":"r","replid":""},
+            "in_sync":[{"addr":"b:1","seen_as":"b:1","run_id":"s","since":3,"replid":"x"}],"min_in_sync":1,
+            "members":["b:1","a:1"],"path_version":3,"phase":"serving","leader":"m","reason":""}"#;
+        assert!(State::from_json(good.as_bytes()).is_ok());
+        for (from, to) in [
+            ("\"epoch\":7", "\"epoch\":18446744073709551615"),
+            ("\"promoted\":5", "\"promoted\":0"),
+            ("\"promoted\":5", "\"promoted\":8"),
+            ("\"members\":[\"b:1\",\"a:1\"]", "\"members\":[]"),
+            ("{\"addr\":\"b:1\"", "{\"addr\":\"a:1\""),
+            ("\"since\":3", "\"since\":8"),
+        ] {
+            let bad = good.replace(from, to);
+            assert!(bad != good && State::from_json(bad.as_bytes()).is_err(), "{bad}");
+        }
     }
 
     #[test]

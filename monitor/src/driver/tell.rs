@@ -19,7 +19,15 @@ impl Driver {
     pub(super) fn say(&mut self, name: &str, reason: &Reason) {
         let now = self.now();
         let Some(service) = self.services.get_mut(name) else { return };
-        service.untold = (*reason == Reason::PrimaryUnreachable).then(|| (reason.clone(), now));
+        // The first sight of a failover, or of a cold start: most of these are over within milliseconds.
+        let first_sight = matches!(
+            reason,
+            Reason::PrimaryUnreachable
+                | Reason::NobodyEligible(_)
+                | Reason::ColdStartWaits(_)
+                | Reason::WritesWait(_)
+        );
+        service.untold = first_sight.then(|| (reason.clone(), now));
         match service.untold {
             Some(_) => debug!(service = name, "{reason}"),
             None => tell_reason(service, reason, now),
@@ -92,12 +100,13 @@ impl Driver {
             .map(|(phase, took)| (format!("{phase}_ms"), json!(millis(took))))
             .collect();
         let from = timeline.from.as_ref().map_or("an unknown primary".to_owned(), ToString::to_string);
+        let what = if short.starts_with("cold start") { "cold start" } else { "failover" };
         let begun = if timeline.begun.is_some() { "" } else { "; another monitor began it" };
         info!(
             service = name,
             epoch = timeline.epoch,
             phases = %json!(phases),
-            "failover from {from} to {} is complete{begun}",
+            "{what} from {from} to {} is complete{begun}",
             timeline.to
         );
         let verdict = |(addr, why): &(Endpoint, Option<failover::Disqualified>)| json!({"addr": addr, "eligible": why.is_none(), "why": why.map(|why| why.to_string())});
@@ -105,7 +114,7 @@ impl Driver {
         let record = json!({
             "epoch": timeline.epoch,
             "when_ms": since.as_millis() as u64,
-            "what": "failover",
+            "what": what,
             "why": timeline.reason,
             "from": timeline.from,
             "to": timeline.to,
@@ -119,11 +128,13 @@ impl Driver {
     }
 }
 
+#[allow(clippy::wildcard_enum_match_arm)] // which reasons are decisions is all that counts here
 fn tell_reason(service: &mut Service, reason: &Reason, now: Time) {
     let name = service.path.name();
     let mut text = reason.to_string();
     if matches!(reason, Reason::NobodyEligible(_)) {
         let verdicts = words(&service.group.view().candidates(now));
+        let verdicts = if verdicts.is_empty() { "there is no other server".into() } else { verdicts };
         text = format!("{text}: {verdicts} (docs/operations.md says what can be done)");
     }
     if matches!(reason, Reason::ColdStartWaits(_)) && loudness(reason) == Level::ERROR {
@@ -133,7 +144,14 @@ fn tell_reason(service: &mut Service, reason: &Reason, now: Time) {
         text += ": its replicas or the other monitor still hear it; look at the network from here";
     }
     let level = loudness(reason);
-    if level == Level::DEBUG || !service.quiet.is_due(reason.to_string(), now) {
+    // Each failover is an occasion of its own, however much it is like the one before.
+    let epoch = match reason {
+        Reason::Failover(..) | Reason::ColdStart(_) => {
+            service.group.view().state().map_or(0, |state| state.epoch)
+        }
+        _ => 0,
+    };
+    if level == Level::DEBUG || !service.quiet.is_due(format!("{reason} {epoch}"), now) {
         return debug!(service = name, "{text}");
     }
     match level {
@@ -279,6 +297,8 @@ fn loudness(reason: &Reason) -> Level {
         | Reason::Shrinking(_) => Level::DEBUG,
         Reason::PrimaryTroubled(_)
         | Reason::PrimaryUnreachable
+        | Reason::WritesWait(_)
+        | Reason::FenceUnreadable
         | Reason::StoreAway(Some(_))
         | Reason::NoTopology(_)
         | Reason::BirthWaits(..)

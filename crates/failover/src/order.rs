@@ -256,6 +256,9 @@ impl Order {
             // No primary knows that user any more once it was promoted without one.
             commands.push(Command::UseLogin(self.record.primary.addr.clone()));
         }
+        if is_calling(&look.seen.role, &self.record.primary.addr) {
+            commands.push(Command::Detach);
+        }
         commands.extend([Command::Follow(self.record.primary.addr.clone()), Command::ReadOnly(true)]);
         if is_primary {
             commands.push(Command::CutClients);
@@ -266,4 +269,10 @@ impl Order {
     fn credential(&self) -> (u64, String) {
         (self.record.promoted, self.record.primary.run_id.clone())
     }
+}
+
+/// Whether it is on its way to this primary. † `REPLICAOF` to the same address does nothing then, and a handshake in which
+/// the password changes waits for an answer to an AUTH that it never sent, until `repl-timeout`: it has to begin anew.
+fn is_calling(role: &Role, primary: &Endpoint) -> bool {
+    matches!(role, Role::Replica { source, link_up: false, .. } if source.as_ref() == Some(primary))
 }

@@ -198,3 +198,15 @@ fn the_door_is_opened_where_the_guard_is_off() {
         assert_eq!(word(stamp.check(&Look { guarded, ..look(primary("b", 100)) })), expected);
     }
 }
+
+#[test]
+fn whoever_is_calling_the_primary_already_begins_anew() {
+    let attach = order("c", Deed::Attach, promoting());
+    for (source, link_up, expected) in [
+        ("b", false, "use user 4 b0, detach, follow b, read-only true"),
+        ("b", true, "use user 4 b0, follow b, read-only true"),
+        ("a", false, "use user 4 b0, follow b, read-only true"),
+    ] {
+        assert_eq!(word(attach.check(&look(replica("c", source, link_up, 100)))), expected);
+    }
+}

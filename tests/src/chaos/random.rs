@@ -15,7 +15,7 @@ use crate::redis::Redis;
 use crate::resp::Reply;
 
 /// How many faults there may be at once.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 3;
 /// Between two servers' deaths, so that the record that was looked at is not older than the last one.
 const BETWEEN_DEATHS: Duration = Duration::from_millis(500);
 
@@ -77,7 +77,9 @@ pub fn random(round: &mut Round<'_>) {
 }
 
 fn begin(round: &mut Round<'_>, faults: &[Fault], died: &mut Instant) -> Option<Fault> {
-    let until = Instant::now() + Duration::from_millis(round.rng.u64(20..3000));
+    // Most are over before or soon after they are noticed, so that traffic flows in between.
+    let lasts = if round.rng.u8(0..4) == 0 { 500..3000 } else { 20..800 };
+    let until = Instant::now() + Duration::from_millis(round.rng.u64(lasts));
     let busy: BTreeSet<&Target> = faults.iter().map(|fault| &fault.target).collect();
     let (target, harm, rules) = match round.rng.u8(0..20) {
         0..4 => (Target::Redis(round.rng.usize(0..REDIS.len())), Harm::Dead, Vec::new()),

@@ -267,7 +267,11 @@ impl Group {
             Event::Peer(peer) => self.view.peer = peer,
             Event::State(stored, version) => self.stored(stored, version, now),
             Event::Announced(announced, version) => self.announced(announced, version, now),
-            Event::Opened(addr) => self.with(&addr, |b| b.detector.opened()),
+            Event::Opened(addr) => self.with(&addr, |b| {
+                b.detector.opened();
+                // What the process on the last connection said is no word of the one on this.
+                b.stale_until = now;
+            }),
             Event::Greeted(addr, run_id) => self.with(&addr, |b| b.greeted = Some((run_id, now))),
             Event::Closed(addr) => self.closed(&addr, now),
             Event::ConnectionRefused(addr) => self.with(&addr, |b| b.detector.refused(now)),
@@ -498,10 +502,13 @@ impl Group {
             (false, None) => backend.unattached_since = Some(now),
             (false, Some(_)) => {}
         }
-        match attached {
-            true => _ = backend.attached_at.get_or_insert(observation.offset),
-            false => backend.attached_at = None,
-        }
+        // Another stream than before is measured anew.
+        let goes_on = before.is_some_and(|old| {
+            (&old.run_id, &old.replid) == (&observation.run_id, &observation.replid)
+                && old.offset <= observation.offset
+        });
+        backend.attached_at =
+            attached.then(|| backend.attached_at.filter(|_| goes_on).unwrap_or(observation.offset));
         if let Role::Primary { .. } = observation.role {
             backend.unattached_since.get_or_insert(now);
         }

@@ -167,13 +167,13 @@ pub struct Backend {
     pub left_at: Option<Time>,
     /// Since when it has not been attached to the recorded primary; none while it is.
     pub unattached_since: Option<Time>,
-    /// The offset with which it was first seen attached to the recorded primary; none while it is not.
+    /// The offset with which its present stream from the recorded primary was first seen; none while it is not attached.
     pub attached_at: Option<u64>,
     /// An order to it is under way.
     pub ordered: Option<Deed>,
     /// No new order before that moment: the last one failed.
     pub hold_until: Time,
-    /// Only answers to questions asked from then on count: an order was carried out just before.
+    /// Only answers to questions asked from then on count: an order was carried out, or a connection opened, just before.
     pub stale_until: Time,
     /// A look at it is under way since then.
     pub asked_at: Option<Time>,

@@ -74,6 +74,21 @@ fn the_one_that_was_told_last_takes_over() {
     }
 }
 
+/// Between two messages of one connection: what is recorded must not be changed by what the dead process said.
+#[test]
+fn a_new_connection_does_not_speak_for_the_old_process() {
+    let mut scene = scene(Limits::default(), &[("b", back("b", 3, 7)), ("c", back("c", 3, 7))], 0);
+    scene.did();
+    // The monitor itself stood still: silence is measured anew.
+    scene.event(Event::Stalled);
+    scene.event(Event::Opened(at("a")));
+    scene.event(Event::Tick);
+    assert_eq!(scene.published_last().map(|next| next.reason), None);
+    scene.event(Event::Greeted(at("a"), "a1".into()));
+    scene.pass(100);
+    assert!(matches!(reason(&scene), Reason::ColdStartWaits(_)), "{:?}", reason(&scene));
+}
+
 #[test]
 fn what_is_waited_for() {
     let all = || [back("a", 3, 7), back("b", 3, 6), back("c", 3, 5)];

@@ -345,6 +345,29 @@ fn who_enters_is_attached_near_and_known_to_the_primary() {
     }
 }
 
+/// The offsets of its last stream say nothing about this one.
+#[test]
+fn a_replica_that_began_a_new_stream_between_two_probes_enters_when_that_one_grows() {
+    for (run_id, replid) in [("c1", "h0"), ("c0", "h9")] {
+        let seen = |offset| Observation {
+            run_id: run_id.into(),
+            replid: replid.into(),
+            ..replica("c", "a", true, offset)
+        };
+        let a = |offset| Observation { replid: replid.into(), ..primary("a", offset) };
+        let mut scene = Scene::leading(State { in_sync: vec![entry("b", 2)], ..record() });
+        scene.pass(1000);
+        scene.seen("b", Observation { replid: replid.into(), ..replica("b", "a", true, 60) });
+        scene.seen("a", a(40));
+        scene.seen("c", seen(40));
+        assert_eq!(set(&scene), None, "{run_id} {replid}: not streaming");
+        scene.seen("a", a(60));
+        scene.seen("c", seen(60));
+        let (members, because) = set(&scene).expect("a change of the set");
+        assert_eq!((members.len(), because), (2, Reason::Growing(vec![at("c")])));
+    }
+}
+
 /// Redis pings its replicas every ten seconds; nobody waits so long for a group that nobody uses yet.
 #[test]
 fn a_stream_without_a_byte_is_given_one() {

@@ -252,7 +252,8 @@ pub(crate) fn render(deed: &Deed, secret: &Secret, users: &[String]) -> Vec<Comm
         }
         Deed::KeepBacklog => vec![cmd!["CONFIG", "SET", "repl-backlog-ttl", "0"]],
         Deed::Detach => vec![cmd!["REPLICAOF", "127.0.0.1", "0"]],
-        Deed::Tick => vec![cmd!["INCR", TICK]],
+        Deed::Tick { anew: false } => vec![cmd!["INCR", TICK]],
+        Deed::Tick { anew: true } => vec![cmd!["SET", TICK, "1"]],
         Deed::BecomePrimary => vec![cmd!["REPLICAOF", "NO", "ONE"]],
         Deed::Follow(to) => vec![cmd!["REPLICAOF", to.host(), to.port().to_string()]],
         Deed::Stamp(epoch) => vec![cmd!["SET", FENCE, epoch.to_string()]],

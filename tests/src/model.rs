@@ -856,7 +856,7 @@ fn act(command: &Command, primary: Process) -> Option<Act> {
         | Command::KeepBacklog
         | Command::Detach
         | Command::OpenToReplicas
-        | Command::Tick
+        | Command::Tick { .. }
         | Command::CutClients => None,
     }
 }

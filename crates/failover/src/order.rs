@@ -96,8 +96,11 @@ pub enum Command {
     BecomePrimary,
     /// `REPLICAOF 127.0.0.1 0`: it follows nobody, stays read-only and keeps replication id and offset.
     Detach,
-    /// `INCR albireo:tick`.
-    Tick,
+    /// `INCR albireo:tick`; where there is none, or no number, it begins anew.
+    Tick {
+        /// Begin at 1.
+        anew: bool,
+    },
     /// `REPLICAOF host port`.
     Follow(Endpoint),
     /// `SET albireo:fence`.
@@ -200,7 +203,7 @@ impl Order {
             Deed::Promote { .. } | Deed::Stamp if is_primary => Ok(self.stamp(look)),
             Deed::Promote { basis } => self.promote(basis.as_ref(), look),
             Deed::Stamp => Err(Refused::OtherRole),
-            Deed::Tick if here && is_primary => Ok(vec![Command::Tick]),
+            Deed::Tick if here && is_primary => Ok(vec![Command::Tick { anew: look.seen.tick.is_none() }]),
             Deed::Tick => Err(Refused::OtherRole),
             Deed::Detach if is_primary => Ok(Vec::new()),
             Deed::Detach => Ok(vec![Command::Detach]),

@@ -200,6 +200,14 @@ fn the_door_is_opened_where_the_guard_is_off() {
 }
 
 #[test]
+fn a_tick_that_is_no_number_begins_anew() {
+    let tick = order("b", Deed::Tick, promoting());
+    for (seen, expected) in [(Some(9), "tick"), (None, "first tick")] {
+        assert_eq!(word(tick.check(&look(Observation { tick: seen, ..primary("b", 100) }))), expected);
+    }
+}
+
+#[test]
 fn whoever_is_calling_the_primary_already_begins_anew() {
     let attach = order("c", Deed::Attach, promoting());
     for (source, link_up, expected) in [

@@ -819,7 +819,7 @@ impl Sim {
             Command::Follow(to) => self.follow(at, Some(index(&to))),
             Command::Stamp(epoch) => self.append(at, Entry::Stamp(epoch)),
             Command::Detach => self.follow(at, None),
-            Command::Tick => self.append(at, Entry::Tick),
+            Command::Tick { .. } => self.append(at, Entry::Tick),
             Command::CutClients => self.cut_clients(at, conn),
         }
     }

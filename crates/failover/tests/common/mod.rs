@@ -121,7 +121,7 @@ pub(crate) fn words(commands: &[Command]) -> String {
         Command::Stamp(epoch) => format!("stamp {epoch}"),
         Command::CutClients => "cut clients".into(),
         Command::Detach => "detach".into(),
-        Command::Tick => "tick".into(),
+        Command::Tick { anew } => if *anew { "first tick" } else { "tick" }.into(),
     };
     commands.iter().map(word).collect::<Vec<_>>().join(", ")
 }

@@ -4,7 +4,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use failover::confirm::{Look, Next, judge};
+use failover::confirm::{Confirmation, Look, Next, confirmed, judge};
+use topology::Endpoint;
 use wire::{Command, Reply, Role, cmd};
 
 use crate::pool::{Lost, Pool};
@@ -102,13 +103,22 @@ pub(crate) struct Inquiry {
     replies: Vec<Reply>,
     /// What the server refused, if it did.
     pub(crate) refused: Option<String>,
+    /// The replicas in sync that had not confirmed at the last look.
+    pub(crate) behind: Vec<Endpoint>,
 }
 
 impl Inquiry {
     /// About something written under this view.
     pub(crate) fn new(view: Arc<View>) -> Self {
         let wait_for = view.in_sync.len();
-        Self { view, needed: None, wait_for, replies: Vec::with_capacity(5), refused: None }
+        Self {
+            view,
+            needed: None,
+            wait_for,
+            replies: Vec::with_capacity(5),
+            refused: None,
+            behind: Vec::new(),
+        }
     }
 
     /// The next look. Its answers are to be handed to [`Inquiry::answered`] one by one.
@@ -141,8 +151,16 @@ impl Inquiry {
         // Without an offset nothing can be confirmed, whatever is put in its place.
         let next = judge(&self.view.in_sync, self.view.epoch, needed.unwrap_or(u64::MAX), &look);
         self.needed = needed;
+        self.behind.clear();
         if let Next::WaitFor(replicas) = next {
             self.wait_for = replicas;
+            let (set, epoch) = (&self.view.in_sync, self.view.epoch);
+            let listed = look.replicas.unwrap_or_default();
+            if let Confirmation::Behind(behind) =
+                confirmed(set, needed.unwrap_or(u64::MAX), listed, look.fence, epoch)
+            {
+                self.behind = behind;
+            }
         }
         self.replies.clear();
         Some(next)

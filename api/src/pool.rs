@@ -143,6 +143,8 @@ pub(crate) struct Pool {
     members: Mutex<BTreeMap<Endpoint, Staffed>>,
     lost: mpsc::UnboundedSender<Lost>,
     trouble: Mutex<Option<String>>,
+    /// The replicas in sync that had not confirmed at the last look, and the epoch.
+    behind: Mutex<(u64, Vec<Endpoint>)>,
     markers: Arc<AtomicU64>,
     turn: AtomicUsize,
     keepers: Mutex<Vec<AbortHandle>>,
@@ -184,6 +186,7 @@ impl Pool {
             members: Mutex::default(),
             lost,
             trouble: Mutex::default(),
+            behind: Mutex::default(),
             markers,
             turn: AtomicUsize::new(0),
             keepers: Mutex::default(),
@@ -345,7 +348,24 @@ impl Pool {
         *locked(&self.trouble) = Some(format!("{whence}: {what}"));
     }
 
+    /// Remembers which replicas in sync have not confirmed what was written last.
+    pub(crate) fn waits_for(&self, epoch: u64, replicas: &[Endpoint]) {
+        let mut behind = locked(&self.behind);
+        if *behind.1 != *replicas {
+            behind.1 = replicas.to_vec();
+        }
+        behind.0 = epoch;
+    }
+
     fn why_not(&self) -> String {
+        let (epoch, behind) = locked(&self.behind).clone();
+        if let Some(view) = self.views.borrow().as_ref().filter(|view| view.epoch == epoch)
+            && !behind.is_empty()
+        {
+            let behind: Vec<String> = behind.iter().map(ToString::to_string).collect();
+            let (name, primary) = (&self.name, &view.primary);
+            return format!("service {name}: in sync, but not confirming to {primary}: {}", behind.join(" "));
+        }
         let trouble = locked(&self.trouble).clone();
         let trouble = trouble.map(|trouble| format!("; last seen: {trouble}")).unwrap_or_default();
         match &*self.views.borrow() {

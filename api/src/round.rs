@@ -110,6 +110,7 @@ impl Session<'_> {
     fn handle_inquiry(&mut self, reply: Reply) -> Result<(), End> {
         let round = self.flight.round.as_mut().ok_or(End::Unexpected)?;
         let Some(next) = round.inquiry.answered(reply) else { return Ok(()) };
+        self.pool.waits_for(round.view.epoch, &round.inquiry.behind);
         self.pool.metrics.looks.inc();
         match next {
             // Nothing was executed: the reads are dropped unanswered, and so are asked again.

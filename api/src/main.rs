@@ -33,7 +33,8 @@ use clap::Parser;
 use settings::{LogFormat, LogSettings};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use topology::zookeeper::Store;
+use tokio::sync::watch;
+use topology::zookeeper::{Session, SessionPhase, Store};
 use topology::{Endpoint, Layout};
 
 use config::Config;
@@ -119,6 +120,7 @@ async fn run(config: Config) -> Result<(), String> {
         config.zookeeper.hosts
     );
     let store = Store::open(config.store_options());
+    tokio::spawn(tell_of(store.session()));
     let deadline = config.api.deadline;
     let front = Arc::new(serve_from(config, store.clone()));
     let app = Router::new().fallback(routes::answer).with_state(front);
@@ -140,6 +142,29 @@ async fn run(config: Config) -> Result<(), String> {
     let _ = tokio::time::timeout(deadline + Duration::from_secs(1), server).await;
     store.close().await;
     Ok(())
+}
+
+/// One line when ZooKeeper goes away, and one when it is back.
+async fn tell_of(mut session: watch::Receiver<Session>) {
+    let mut answered = false;
+    loop {
+        let phase = session.borrow_and_update().phase;
+        match (answered, phase) {
+            (_, SessionPhase::Closing | SessionPhase::Closed) => return,
+            (false, SessionPhase::Connected) => tracing::info!("ZooKeeper answers"),
+            (true, SessionPhase::Disconnected | SessionPhase::Expired | SessionPhase::Connecting) => {
+                tracing::warn!(
+                    "ZooKeeper does not answer; requests go to the last known primary, no change is seen meanwhile"
+                );
+            }
+            (true, SessionPhase::Connected)
+            | (false, SessionPhase::Disconnected | SessionPhase::Expired | SessionPhase::Connecting) => {}
+        }
+        answered = phase == SessionPhase::Connected;
+        if session.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 fn serve_from(config: Config, store: Store) -> Front {

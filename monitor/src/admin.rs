@@ -1,6 +1,7 @@
 //! Admin HTTP: `/services`, `/metrics`, `/healthz`, `/readyz`. It asks the driver; it keeps nothing itself.
 
 use axum::Router;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
@@ -60,7 +61,10 @@ async fn services(State(driver): State<Driver>) -> Response {
     }
 }
 
-async fn service(State(driver): State<Driver>, Path(name): Path<String>) -> Response {
+async fn service(State(driver): State<Driver>, name: Result<Path<String>, PathRejection>) -> Response {
+    let Ok(Path(name)) = name else {
+        return error(StatusCode::BAD_REQUEST, "bad_request", "the name of the service is not UTF-8");
+    };
     let status = match ask(&driver, Question::Status).await {
         Ok(status) => status,
         Err(response) => return response,

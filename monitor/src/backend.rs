@@ -251,7 +251,7 @@ where
         return Outcome::Refused(failover::Refused::OtherProcess);
     }
     let mut outcome = look_and_act(target, link, order, &run_id, report, store, None).await;
-    if matches!(&outcome, Ok(Outcome::Rejected(why)) if why == "OOM") {
+    if matches!(&outcome, Ok(Outcome::Rejected(why)) if why.ends_with(": OOM")) {
         outcome = match memory_limit(link).await {
             Ok(Some(limit)) => look_and_act(target, link, order, &run_id, report, store, Some(limit)).await,
             Ok(None) => outcome,
@@ -355,22 +355,24 @@ async fn act<R: Fn(Report)>(
     let (transaction, after) = (&answers[multi..exec], &answers[questions..]);
     let pipeline = &pipeline[multi..exec];
     // The server's words may repeat what we sent; an ACL rule or a password must not reach a log.
-    let words = |text: &str| text.split_whitespace().next().unwrap_or("an error").to_owned();
+    let words = |command: &wire::Command, text: &str| {
+        format!("{}: {}", name(command), text.split_whitespace().next().unwrap_or("an error"))
+    };
     let queued = transaction
         .iter()
         .zip(pipeline)
-        .find_map(|(reply, command)| Some((is_credential(command), words(reply.error()?))));
+        .find_map(|(reply, command)| Some((is_credential(command), words(command, reply.error()?))));
     match (queued, transaction.last()) {
-        (Some((true, why)), _) => return Ok(Outcome::NoCredential(format!("ACL SETUSER: {why}"))),
+        (Some((true, why)), _) => return Ok(Outcome::NoCredential(why)),
         (Some((false, why)), _) => return Ok(Outcome::Rejected(why)),
         (None, Some(Reply::Nil)) => return Ok(Outcome::Raced),
         (None, Some(Reply::Array(results))) => {
             let failed = results
                 .iter()
                 .zip(&pipeline[1..])
-                .find_map(|(reply, command)| Some((is_credential(command), words(reply.error()?))));
+                .find_map(|(reply, command)| Some((is_credential(command), words(command, reply.error()?))));
             match failed {
-                Some((true, why)) => return Ok(Outcome::NoCredential(format!("ACL SETUSER: {why}"))),
+                Some((true, why)) => return Ok(Outcome::NoCredential(why)),
                 Some((false, why)) => return Ok(Outcome::Rejected(why)),
                 None => {}
             }
@@ -382,6 +384,19 @@ async fn act<R: Fn(Report)>(
 }
 
 fn is_credential(command: &wire::Command) -> bool {
+    name(command) == "ACL SETUSER"
+}
+
+/// What was refused, without its arguments: they may be secret.
+fn name(command: &wire::Command) -> String {
     let bytes = command.to_bytes();
-    bytes.windows(7).any(|part| part.eq_ignore_ascii_case(b"SETUSER"))
+    let text = String::from_utf8_lossy(&bytes);
+    // `*n`, then a line of length and the argument itself.
+    let mut arguments = text.split("\r\n").skip(2).step_by(2);
+    let (first, second) = (arguments.next().unwrap_or_default(), arguments.next().unwrap_or_default());
+    match first {
+        "ACL" | "CLIENT" | "CONFIG" => format!("{first} {second}"),
+        _ if second.starts_with("albireo:") => format!("{first} {second}"),
+        _ => first.to_owned(),
+    }
 }

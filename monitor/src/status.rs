@@ -59,6 +59,11 @@ fn member(service: &Service, view: &View, addr: &Endpoint, now: Time) -> Value {
     let refusal = view.state().and_then(|state| failover::candidate::disqualified(view, state, addr, now));
     let words = service.words.get(addr).filter(|_| matches!(health, Health::Troubled(_)));
     let refused = view.backends.get(addr).and_then(|backend| backend.refused.as_ref());
+    let away = view.state().filter(|_| !recorded && refusal.is_none()).and_then(|state| {
+        let seen = view.current(addr, now)?;
+        (!failover::view::follows(seen, &state.primary.addr))
+            .then(|| format!("may take over, but does not follow {} at the moment", state.primary.addr))
+    });
     let why = match (recorded, refusal, view.state()) {
         (true, _, _) => None,
         (false, Some(Disqualified::NotInSync), Some(state)) => Some(not_in_sync(view, state, addr, now)),
@@ -71,7 +76,7 @@ fn member(service: &Service, view: &View, addr: &Endpoint, now: Time) -> Value {
         "up": matches!(health, Health::Up | Health::Suspect),
         "health": health.word(),
         "eligible": !recorded && view.state().is_some() && refusal.is_none(),
-        "why": words.or(refused).cloned().or(why),
+        "why": words.or(refused).cloned().or(why).or(away),
         "recorded_primary": recorded,
     })
 }

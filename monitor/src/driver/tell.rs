@@ -248,8 +248,8 @@ fn tell_outcome(service: &mut Service, addr: &Endpoint, outcome: &Outcome, now: 
                 | failover::Refused::OtherRole => info!(service = name, "{addr} was left alone: {why}"),
             }
         }
-        Outcome::Rejected(why) if due(&format!("rejected {}", first_word(why))) => {
-            warn!(service = name, "{addr} refused a command: {why}");
+        Outcome::Rejected(why) if due(&format!("rejected {why}")) => {
+            warn!(service = name, "{addr} refused {why}");
         }
         Outcome::NoCredential(why) if due("no credential") => warn!(
             service = name,

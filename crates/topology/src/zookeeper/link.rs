@@ -134,7 +134,11 @@ struct Publisher {
 
 impl Publisher {
     fn tell(&self, generation: u64, phase: SessionPhase, client: Option<&Client>) {
-        let session = Session { generation, phase, since: Instant::now().into_std() };
+        // It is away since it was lost, whatever became of the session meanwhile.
+        let before = *self.session.borrow();
+        let away = [before.phase, phase].iter().all(|phase| *phase != SessionPhase::Connected);
+        let since = if away { before.since } else { Instant::now().into_std() };
+        let session = Session { generation, phase, since };
         self.held.send_replace(Held { session, client: client.cloned() });
         self.session.send_replace(session);
     }

@@ -119,7 +119,7 @@ pub struct Session {
     pub generation: u64,
     /// Where it stands.
     pub phase: SessionPhase,
-    /// Since when it stands there.
+    /// Since when it is connected, or is not.
     pub since: Instant,
 }
 

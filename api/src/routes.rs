@@ -252,41 +252,6 @@ fn metrics(front: &Front) -> Response<Body> {
     text(StatusCode::OK, kind, metrics.text())
 }
 
-/// Whether the request carries the token. The time it takes tells nothing about where a wrong one differs.
 fn carries(headers: &HeaderMap, token: &Secret) -> bool {
-    let Some(value) = headers.get(AUTHORIZATION) else { return false };
-    let Some((scheme, given)) = value.as_bytes().split_at_checked(7) else { return false };
-    let same = same_bytes(given.trim_ascii(), token.expose());
-    scheme.eq_ignore_ascii_case(b"bearer ") && same
-}
-
-fn same_bytes(given: &[u8], expected: &[u8]) -> bool {
-    let differing = given.iter().zip(expected).fold(0, |all, (a, b)| all | (a ^ b));
-    std::hint::black_box(differing) == 0 && given.len() == expected.len()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use axum::http::HeaderValue;
-
-    #[test]
-    fn tokens() {
-        let token = Secret::new("s3cret");
-        for (value, expected) in [
-            ("Bearer s3cret", true),
-            ("bearer s3cret", true),
-            ("Bearer s3cre", false),
-            ("Bearer s3crets", false),
-            ("Bearer ", false),
-            ("Basic s3cret", false),
-            ("s3cret", false),
-            ("", false),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(AUTHORIZATION, HeaderValue::from_static(value));
-            assert_eq!(carries(&headers, &token), expected, "{value}");
-        }
-        assert!(!carries(&HeaderMap::new(), &token));
-    }
+    headers.get(AUTHORIZATION).is_some_and(|value| token.is_borne_by(value.as_bytes()))
 }

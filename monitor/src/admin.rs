@@ -1,16 +1,21 @@
-//! Admin HTTP: `/services`, `/metrics`, `/healthz`, `/readyz`. It asks the driver; it keeps nothing itself.
+//! Admin HTTP: `/services`, `/metrics`, `/healthz`, `/readyz`, and what an operator asks for ([`crate::asking`]). It asks
+//! the driver; it keeps nothing itself.
+
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use serde_json::{Value, json};
+use settings::Secret;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use topology::Endpoint;
 
+use crate::asking::{self, Caller, Desk};
 use crate::driver::Input;
 
 /// What can be asked of the driver.
@@ -27,7 +32,12 @@ pub(crate) enum Question {
 type Driver = mpsc::UnboundedSender<Input>;
 
 /// Serves until the process ends.
-pub(crate) async fn serve(listener: TcpListener, driver: Driver) -> std::io::Result<()> {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    driver: Driver,
+    token: Option<Arc<Secret>>,
+) -> std::io::Result<()> {
+    let desk = Desk { driver: driver.clone(), token };
     let router = Router::new()
         .route("/healthz", get(|| async { Json(json!({"status": "ok"})) }))
         .route("/readyz", get(readyz))
@@ -36,10 +46,12 @@ pub(crate) async fn serve(listener: TcpListener, driver: Driver) -> std::io::Res
         .route("/metrics", get(metrics))
         .fallback(|| async { error(StatusCode::NOT_FOUND, "not_found", "no such page") })
         .method_not_allowed_fallback(|| async {
-            error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this page is read with GET")
+            let why = "pages are read with GET, and /services/SERVICE/VERB is asked with POST";
+            error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", why)
         })
-        .with_state(driver);
-    axum::serve(listener, router).await
+        .with_state(driver)
+        .merge(Router::new().route("/services/{service}/{verb}", post(asking::ask)).with_state(desk));
+    axum::serve(listener, router.into_make_service_with_connect_info::<Caller>()).await
 }
 
 /// Binds the admin address.
@@ -100,6 +112,6 @@ async fn metrics(State(driver): State<Driver>) -> Response {
     }
 }
 
-fn error(status: StatusCode, code: &str, message: &str) -> Response {
+pub(crate) fn error(status: StatusCode, code: &str, message: &str) -> Response {
     (status, Json(json!({"error": {"code": code, "message": message}}))).into_response()
 }

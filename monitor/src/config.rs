@@ -6,6 +6,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use failover::{ColdStart, Limits, MinInSync};
@@ -158,7 +159,7 @@ pub(crate) struct Admin {
     pub(crate) listen: Endpoint,
     /// How others reach it.
     pub(crate) announce: Endpoint,
-    pub(crate) token: Option<Secret>,
+    pub(crate) token: Option<Arc<Secret>>,
 }
 
 impl Config {
@@ -386,7 +387,7 @@ impl Admin {
             None => "127.0.0.1:8001".parse().ok(),
         };
         let announce = section.parsed::<Endpoint>("announce");
-        let token = section.secret("token");
+        let token = section.secret("token").map(Arc::new);
         Some(Self { announce: announce.or_else(|| listen.clone())?, listen: listen?, token })
     }
 }

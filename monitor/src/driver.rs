@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use binary_star::{Handle, PairEvent, State as PairState};
 use failover::lead::{Lead, Peer};
-use failover::{Event, Order, Time};
+use failover::{Event, Order, Request, Time};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -29,6 +29,7 @@ use topology::{Endpoint, Layout, LeaderRecord, MonitorRecord, ZnodePath};
 use tracing::{info, warn};
 
 use crate::admin::Question;
+use crate::asking::Answer;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -65,6 +66,8 @@ pub(crate) enum Input {
     Discovered(Vec<String>),
     /// Admin HTTP asks.
     Ask(Question, oneshot::Sender<Value>),
+    /// An operator asks for something about the service of this name.
+    Request(String, Request, oneshot::Sender<Answer>),
     /// SIGTERM or SIGINT.
     Stop,
     /// SIGHUP.
@@ -130,6 +133,10 @@ pub(crate) struct Driver {
     name_taken: Option<(MonitorRecord, Time)>,
     reign: Option<i32>,
     told_pair: Option<PairState>,
+    /// Who waits for what came of a request, by its number.
+    requests: BTreeMap<u64, oneshot::Sender<Answer>>,
+    /// Requests that there were so far.
+    asked: u64,
     metrics: Metrics,
     quiet: Quiet,
     /// When the loop meant to wake at the latest.
@@ -176,6 +183,8 @@ impl Driver {
             name_taken: None,
             reign: None,
             told_pair: None,
+            requests: BTreeMap::new(),
+            asked: 0,
             metrics: Metrics::new(),
             quiet: Quiet::default(),
             planned: Time::MAX,
@@ -308,6 +317,7 @@ impl Driver {
                 // Whoever asked may be gone.
                 let _ = answer.send(self.answer(&question));
             }
+            Input::Request(service, request, answer) => self.request(&service, request, answer),
             Input::Reload => {
                 info!("SIGHUP: nothing of this configuration can be reloaded yet; restart to change it")
             }

@@ -66,7 +66,7 @@ pub(crate) fn step(order: &Order, seen: &Observation) -> Option<Step> {
         (Deed::Attach, Role::Primary { .. }) => Some(Step::Demote),
         (Deed::Attach, Role::Replica { .. }) => Some(Step::Repoint),
         (Deed::Detach, _) => Some(Step::Detach),
-        (Deed::Protect | Deed::Tick, _) => None,
+        (Deed::Protect | Deed::Tick | Deed::Release, _) => None,
     }
 }
 

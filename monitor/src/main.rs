@@ -1,11 +1,12 @@
 //! `monitor FILE` runs one monitor in the foreground; `monitor check FILE` validates a configuration, also against
-//! the live servers.
+//! the live servers; the other verbs ask the monitor that leads.
 //!
 //! Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused for safety.
 // Inputs and reports live for one turn of the loop; a box would only hide what they hold.
 #![allow(clippy::large_enum_variant)]
 
 mod admin;
+mod asking;
 mod backend;
 mod check;
 mod clock;
@@ -18,6 +19,7 @@ mod quiet;
 mod redis;
 mod service;
 mod status;
+mod verbs;
 
 use std::io::{IsTerminal, Read};
 use std::path::Path;
@@ -28,25 +30,43 @@ use binary_star::{BinaryStar, Dialect, Instance, Options, Running, Votes};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use topology::MonitorRecord;
 use topology::zookeeper::Store;
+use topology::{Endpoint, MonitorRecord};
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::driver::{Driver, End, Input};
+use crate::verbs::Verb;
 
 /// Verbs of the contract that this version does not have.
-const LATER: [&str; 8] = ["status", "switchover", "failover", "pause", "resume", "history", "add", "remove"];
+const LATER: [&str; 5] = ["status", "switchover", "pause", "resume", "history"];
+
+const USAGE: &str = "\
+monitor FILE
+       monitor check FILE
+       monitor add FILE SERVICE HOST:PORT [--overwrite]
+       monitor remove FILE SERVICE HOST:PORT
+       monitor failover FILE SERVICE [--to HOST:PORT] [--accept-loss]";
 
 /// Watches groups of Redis servers, promotes a replica when the primary is gone, and publishes who is primary.
 #[derive(Parser)]
-#[command(name = "monitor", version, override_usage = "monitor FILE\n       monitor check FILE")]
+#[command(name = "monitor", version, override_usage = USAGE)]
 struct Arguments {
-    /// FILE runs a monitor with this configuration; `check FILE` validates it, also against the live servers
-    #[arg(required = true, num_args = 1..=2, value_name = "[check] FILE")]
+    /// FILE runs a monitor with this configuration. `check` validates it, also against the live servers. `add` and
+    /// `remove` change the members of a group; `failover` has a replica take over at once
+    #[arg(required = true, num_args = 1..=4, value_name = "VERB FILE SERVICE HOST:PORT")]
     words: Vec<String>,
+    /// `add`: also a server that holds data of its own, which is gone then
+    #[arg(long)]
+    overwrite: bool,
+    /// `failover`: to this replica, not to the best one
+    #[arg(long, value_name = "HOST:PORT")]
+    to: Option<Endpoint>,
+    /// `failover`: if the primary is lost and nobody is known to hold every acknowledged write, go on without what is gone
+    #[arg(long)]
+    accept_loss: bool,
 }
 
 fn main() -> ExitCode {
@@ -62,15 +82,56 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.words.iter().map(String::as_str).collect();
     match words[..] {
         ["check"] => usage("`monitor check` needs a FILE"),
-        [verb] | [verb, _] if LATER.contains(&verb) => {
+        [verb, ..] if LATER.contains(&verb) => {
             usage(&format!("`monitor {verb}` is not available in this version"))
         }
-        ["check", file] => with_config(file, true, |config| in_runtime(check::run(config))),
-        [file] => with_config(file, false, run),
-        [verb, _] => {
-            usage(&format!("`{verb}` is no verb of monitor; expected: monitor FILE, or monitor check FILE"))
+        _ => match parse(&words, &arguments) {
+            Ok(Task::Run(file)) => with_config(file, false, run),
+            Ok(Task::Check(file)) => with_config(file, true, |config| in_runtime(check::run(config))),
+            Ok(Task::Ask(file, verb)) => {
+                with_config(file, false, |config| in_runtime(verbs::run(config, verb)))
+            }
+            Err(why) => usage(&why),
+        },
+    }
+}
+
+/// What is to be done, with which file.
+enum Task<'a> {
+    Run(&'a str),
+    Check(&'a str),
+    Ask(&'a str, Verb),
+}
+
+fn parse<'a>(words: &[&'a str], arguments: &Arguments) -> Result<Task<'a>, String> {
+    let Arguments { overwrite, to, accept_loss, .. } = arguments;
+    let only = |verb: &str, option: &str, given: bool| match given && words[0] != verb {
+        true => Err(format!("{option} belongs to `monitor {verb}`")),
+        false => Ok(()),
+    };
+    only("add", "--overwrite", *overwrite)?;
+    only("failover", "--to", to.is_some())?;
+    only("failover", "--accept-loss", *accept_loss)?;
+    let member = |name: &'static str, service: &str, addr: &str| {
+        let addr: Endpoint = addr.parse().map_err(|e| format!("{addr}: {e}"))?;
+        let body = serde_json::json!(asking::Member { addr, overwrite: *overwrite });
+        Ok::<_, String>(Verb { name, service: service.to_owned(), body })
+    };
+    match *words {
+        ["add", file, service, addr] => Ok(Task::Ask(file, member("add", service, addr)?)),
+        ["remove", file, service, addr] => Ok(Task::Ask(file, member("remove", service, addr)?)),
+        ["failover", file, service] => {
+            let body = serde_json::json!(asking::Failover { to: to.clone(), accept_loss: *accept_loss });
+            Ok(Task::Ask(file, Verb { name: "failover", service: service.to_owned(), body }))
         }
-        _ => usage("expected: monitor FILE, or monitor check FILE"),
+        [verb @ ("add" | "remove"), ..] => Err(format!("expected: monitor {verb} FILE SERVICE HOST:PORT")),
+        ["failover", ..] => {
+            Err("expected: monitor failover FILE SERVICE [--to HOST:PORT] [--accept-loss]".to_owned())
+        }
+        ["check", file] => Ok(Task::Check(file)),
+        [file] => Ok(Task::Run(file)),
+        [verb, ..] => Err(format!("`{verb}` is no verb of monitor; `monitor --help` names them")),
+        [] => Err("expected: monitor FILE".to_owned()),
     }
 }
 
@@ -156,7 +217,7 @@ async fn lead(config: Arc<Config>) -> ExitCode {
     if let Err(error) = forward_signals(&inputs) {
         return failed(&format!("no signal handler: {error}"));
     }
-    let server = tokio::spawn(admin::serve(listener, inputs.clone()));
+    let server = tokio::spawn(admin::serve(listener, inputs.clone(), config.admin.token.clone()));
     let record = MonitorRecord {
         instance: instance.0.iter().map(|byte| format!("{byte:02x}")).collect(),
         host: host(),

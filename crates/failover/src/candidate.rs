@@ -88,12 +88,16 @@ pub fn disqualified(view: &View, state: &State, addr: &Endpoint, now: Time) -> O
     }
 }
 
+/// Whether this one may be promoted, and has said so since the primary was lost.
+pub fn is_eligible(view: &View, state: &State, addr: &Endpoint, lost: Time, now: Time) -> bool {
+    let answered = view.backends.get(addr).is_some_and(|b| b.answered_since(lost));
+    answered && disqualified(view, state, addr, now).is_none()
+}
+
 /// The one to promote: highest offset, then priority, then address; among those that answered since the primary
 /// was lost, for only then is the offset its last one.
 pub fn best(view: &View, state: &State, lost: Time, now: Time) -> Option<Endpoint> {
-    let answered = |addr: &Endpoint| view.backends.get(addr).is_some_and(|b| b.answered_since(lost));
-    let eligible = state.in_sync.iter().filter(|entry| answered(&entry.addr));
-    let eligible = eligible.filter(|entry| disqualified(view, state, &entry.addr, now).is_none());
+    let eligible = state.in_sync.iter().filter(|entry| is_eligible(view, state, &entry.addr, lost, now));
     let rank = |entry: &&InSync| {
         let offset = view.current(&entry.addr, now).map_or(0, |seen| seen.offset);
         (Reverse(offset), view.limits.priority(&entry.addr), entry.addr.clone())

@@ -12,7 +12,8 @@ use topology::{Endpoint, State};
 
 use crate::Time;
 use crate::detector::{Health, Trouble};
-use crate::view::{Backend, Fence, Observation, View};
+use crate::request::Declined;
+use crate::view::{Backend, Fence, Observation, Role, View};
 
 /// Who decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +119,44 @@ pub fn choose(view: &View, state: &State, now: Time) -> Result<Endpoint, Wait> {
         return Err(Wait::Settling);
     }
     best(&all)
+}
+
+/// The one that an operator lets take over although acknowledged writes may be lost: the one that he names, else the one
+/// that was told last. With what it said.
+pub fn forced<'a>(
+    view: &'a View,
+    state: &State,
+    to: Option<&Endpoint>,
+    now: Time,
+) -> Result<(Endpoint, &'a Observation), Declined> {
+    let fit = |addr: &Endpoint| {
+        if !state.members.contains(addr) {
+            return Err(Declined::NoMember(addr.clone()));
+        }
+        let unfit = |why| Declined::Unfit(addr.clone(), why);
+        match (view.health(addr, now), view.current(addr, now)) {
+            (Health::Up, Some(seen)) => match seen.role {
+                Role::Replica { syncing: true, .. } => Err(unfit("in the middle of a full synchronisation")),
+                Role::Replica { .. } | Role::Primary { .. } => Ok((addr.clone(), seen)),
+            },
+            (Health::Troubled(Trouble::Loading), _) => Err(unfit("it is loading its data")),
+            (Health::Up, None)
+            | (
+                Health::Unknown
+                | Health::Suspect
+                | Health::Troubled(_)
+                | Health::Refused(_)
+                | Health::Silent(_),
+                _,
+            ) => Err(unfit("it does not answer")),
+        }
+    };
+    if let Some(to) = to {
+        return fit(to);
+    }
+    let fit = state.members.iter().filter_map(|addr| fit(addr).ok());
+    fit.min_by_key(|(addr, seen)| (Reverse(rank(seen)), *addr != state.primary.addr, addr.clone()))
+        .ok_or(Declined::NobodyAnswers)
 }
 
 /// When [`choose`] may say something else although nothing happens.

@@ -15,6 +15,7 @@ use topology::{Endpoint, InSync, Phase, PrimaryRef, State, Topology};
 
 use crate::detector::Health;
 use crate::order::Deed;
+use crate::request::{self, Declined, Done, Request};
 use crate::set::{self, Outside, Unfit};
 use crate::view::{ASK_FOR, Announced, CONFIRM_WAIT, Fault, Fence, Observation, Role, View};
 use crate::{Disqualified, Time, Trouble};
@@ -53,6 +54,8 @@ pub enum Step {
     },
     /// Ask this server now.
     Look(Endpoint),
+    /// What an operator asked for is done, or will not be.
+    Answer(Result<Done, Declined>),
 }
 
 /// Why something is done, or is not.
@@ -104,6 +107,12 @@ pub enum Reason {
     Growing(Vec<Endpoint>),
     /// Servers belong to the group from now on, with what they hold (R0).
     Adopting(Vec<Endpoint>),
+    /// An operator adds this member.
+    Adding(Endpoint),
+    /// An operator takes this member out.
+    Removing(Endpoint),
+    /// An operator has this one take over with what it holds.
+    LossAccepted(Endpoint),
     /// Members of the set that no write can be confirmed without are in no state to do so, and may not leave.
     WritesWait(Vec<(Endpoint, Unfit)>),
     /// The key `albireo:fence` on the primary is no number; nobody may stamp over it.
@@ -122,6 +131,7 @@ impl fmt::Display for Fault {
             Self::Restarted => "primary restarted: another process answers at its address",
             Self::Demoted => "primary follows another server",
             Self::Refused => "the promoted replica was not eligible any more",
+            Self::Asked => "asked for by an operator",
         })
     }
 }
@@ -184,6 +194,11 @@ impl fmt::Display for Reason {
                 f.write_str("attached for the first time:")?;
                 new.iter().try_for_each(|addr| write!(f, " {addr}"))
             }
+            Self::Adding(addr) => write!(f, "{addr} becomes a member, asked for by an operator"),
+            Self::Removing(addr) => write!(f, "{addr} leaves the group, asked for by an operator"),
+            Self::LossAccepted(to) => {
+                write!(f, "loss accepted by an operator; {to} takes over with what it holds")
+            }
             Self::AnnouncementRestored(what) => write!(f, "the path was changed by hand ({what}); put back"),
             Self::Deposed(fence) => {
                 write!(f, "the primary carries epoch {fence}, which is newer than the record")
@@ -192,11 +207,11 @@ impl fmt::Display for Reason {
     }
 }
 
-fn wait(because: Reason) -> Decision {
+pub(crate) fn wait(because: Reason) -> Decision {
     Decision { steps: Vec::new(), because }
 }
 
-fn publish(next: State, announce: bool, because: Reason) -> Decision {
+pub(crate) fn publish(next: State, announce: bool, because: Reason) -> Decision {
     Decision { steps: vec![Step::Publish { next, announce }], because }
 }
 
@@ -219,8 +234,38 @@ pub fn decide(view: &View, now: Time) -> Decision {
         (Some(state), None) => match (view.primary_fault(now), state.phase) {
             (Some((fault, since)), _) => failover(view, state, fault, since, now),
             (None, Phase::Promoting) => finish(view, state, now),
-            (None, Phase::Serving) => settle(view, state, now),
+            (None, Phase::Serving) => match asked_for_failover(view) {
+                Some((_, promoted, _)) if promoted != state.promoted => {
+                    let steps = vec![Step::Answer(Ok(Done::FailedOver(None)))];
+                    Decision { steps, because: Reason::Healthy }
+                }
+                Some((_, _, at)) if deposed(view, state, now).is_none() => {
+                    failover(view, state, Fault::Asked, at, now)
+                }
+                Some(_) | None => settle(view, state, now),
+            },
         },
+    }
+}
+
+/// Who is to take over if an operator asked for it, the last promotion before, and when it was asked.
+fn asked_for_failover(view: &View) -> Option<(Option<&Endpoint>, u64, Time)> {
+    let asked = view.asked.as_ref()?;
+    match &asked.request {
+        Request::Failover { to, .. } => Some((to.as_ref(), asked.promoted, asked.at)),
+        Request::Add { .. } | Request::Remove { .. } => None,
+    }
+}
+
+fn loss_is_accepted(view: &View) -> bool {
+    matches!(&view.asked, Some(asked) if matches!(asked.request, Request::Failover { accept_loss: true, .. }))
+}
+
+/// The epoch of the recorded primary, if that is newer than the record.
+fn deposed(view: &View, state: &State, now: Time) -> Option<u64> {
+    match view.current(&state.primary.addr, now)?.fence {
+        Fence::At(fence) => (fence > state.epoch).then_some(fence),
+        Fence::Absent | Fence::Unreadable => None,
     }
 }
 
@@ -294,13 +339,27 @@ fn failover(view: &View, state: &State, fault: Fault, since: Time, now: Time) ->
     if silent.iter().any(|(_, from)| now < *from + CONFIRM_WAIT) {
         return Decision { steps: looks(), because: Reason::Confirming(fault) };
     }
-    let best = candidate::best(view, state, since, now);
+    let asked = asked_for_failover(view);
+    let wanted =
+        asked.and_then(|(to, ..)| to).filter(|to| candidate::is_eligible(view, state, to, since, now));
+    let best = match (wanted, asked, fault) {
+        (Some(to), _, _) => Some(to.clone()),
+        // A loss waits for nobody's wish; a wish is all that there is otherwise.
+        (None, Some((Some(_), ..)), Fault::Asked) => None,
+        (None, _, _) => candidate::best(view, state, since, now),
+    };
     match best.and_then(|addr| Some((state.in_sync(&addr)?, view.current(&addr, now)?))) {
         None => {
             let mut steps: Vec<Step> = looks();
             if fault == Fault::Refused {
                 // It may become eligible again; its order looks at R4 each time.
                 steps.push(promote(view, state));
+            }
+            if loss_is_accepted(view) && fault != Fault::Asked {
+                return accept_loss(view, state, now);
+            }
+            if asked.is_some() {
+                steps.push(Step::Answer(Err(Declined::NobodyEligible(view.candidates(now)))));
             }
             if cold::is_cold(view, state, now) {
                 return cold_start(view, state, steps, now);
@@ -330,27 +389,65 @@ fn cold_start(view: &View, state: &State, looks: Vec<Step>, now: Time) -> Decisi
         }
         Ok((_, addr)) if !steps.is_empty() => Decision { steps, because: Reason::ColdStart(addr) },
         Ok((seen, addr)) => {
-            let table = cold::table(view, state, now);
-            let next = State {
-                epoch: state.epoch + 1,
-                promoted: state.epoch + 1,
-                primary: PrimaryRef {
-                    addr: addr.clone(),
-                    run_id: seen.run_id.clone(),
-                    replid: String::new(),
-                },
-                in_sync: Vec::new(),
-                min_in_sync: view.limits.min_in_sync(state.members.len()),
-                from: None,
-                cold: true,
-                phase: Phase::Promoting,
-                leader: view.me.clone(),
-                reason: alloc::format!("cold start, loss possible: {table}"),
-                ..state.clone()
-            };
+            let reason = alloc::format!("cold start, loss possible: {}", cold::table(view, state, now));
+            let next = cold_promotion(view, state, state.epoch + 1, &addr, seen, reason);
             publish(next, false, Reason::ColdStart(addr))
         }
     }
+}
+
+fn cold_promotion(
+    view: &View,
+    old: &State,
+    epoch: u64,
+    to: &Endpoint,
+    seen: &Observation,
+    reason: String,
+) -> State {
+    State {
+        epoch,
+        promoted: epoch,
+        primary: PrimaryRef { addr: to.clone(), run_id: seen.run_id.clone(), replid: String::new() },
+        in_sync: Vec::new(),
+        min_in_sync: view.limits.min_in_sync(old.members.len()),
+        from: None,
+        cold: true,
+        phase: Phase::Promoting,
+        leader: view.me.clone(),
+        reason,
+        ..old.clone()
+    }
+}
+
+/// R4, the override: as a cold start, but the operator answers for the choice.
+fn accept_loss(view: &View, state: &State, now: Time) -> Decision {
+    let to = asked_for_failover(view).and_then(|(to, ..)| to);
+    let (addr, seen) = match cold::forced(view, state, to, now) {
+        Ok(chosen) => chosen,
+        Err(why) => {
+            let why = Step::Answer(Err(why));
+            return Decision { steps: vec![why], because: Reason::PrimaryUnreachable };
+        }
+    };
+    let because = Reason::LossAccepted(addr.clone());
+    // Whoever follows another one must not be emptied by it; whoever follows the chosen one goes on.
+    let astray = |member: &&Endpoint| {
+        let role = view.current(member, now).map(|seen| &seen.role);
+        matches!(role, Some(Role::Replica { source: Some(source), .. }) if *source != addr)
+    };
+    let detach = |addr: &Endpoint| Step::Order { backend: addr.clone(), deed: Deed::Detach };
+    let steps: Vec<Step> = state.members.iter().filter(astray).map(detach).collect();
+    if !steps.is_empty() {
+        return Decision { steps, because };
+    }
+    // Above every epoch that any of them carries, or they would take this monitor for a deposed one.
+    let fences = state.members.iter().filter_map(|addr| match view.current(addr, now)?.fence {
+        Fence::At(fence) => Some(fence),
+        Fence::Absent | Fence::Unreadable => None,
+    });
+    let epoch = fences.chain([state.epoch]).max().unwrap_or(state.epoch) + 1;
+    let reason = alloc::format!("loss accepted by an operator: {}", cold::table(view, state, now));
+    publish(cold_promotion(view, state, epoch, &addr, seen, reason), false, because)
 }
 
 fn promotion(
@@ -429,10 +526,11 @@ fn settle(view: &View, state: &State, now: Time) -> Decision {
         let ask = others(state).cloned().map(Step::Look).filter(|_| fresh);
         return Decision { steps: steps.into_iter().chain(ask).collect(), because };
     };
-    if let Fence::At(fence) = primary.fence
-        && fence > state.epoch
-    {
-        return wait(Reason::Deposed(fence));
+    if let Some(fence) = deposed(view, state, now) {
+        return match loss_is_accepted(view) && !view.store_away {
+            true => accept_loss(view, state, now),
+            false => wait(Reason::Deposed(fence)),
+        };
     }
     let mut decision = membership(view, state, primary, now);
     if primary.fence != Fence::At(state.epoch)
@@ -444,6 +542,7 @@ fn settle(view: &View, state: &State, now: Time) -> Decision {
         decision.steps.push(Step::Order { backend: addr.clone(), deed: Deed::Tick });
     }
     decision.steps.extend(strays(view, state, now));
+    decision.steps.extend(request::release(view));
     decision
 }
 
@@ -514,6 +613,9 @@ fn membership(view: &View, state: &State, primary: &Observation, now: Time) -> D
         let because = Reason::Shrinking(out);
         return publish(changed(view, state, primary, in_sync, &because), false, because);
     }
+    if let Some(decision) = request::members(view, state, primary, now) {
+        return decision;
+    }
     let new: Vec<InSync> = others(state)
         .filter(|addr| state.in_sync(addr).is_none())
         .filter_map(|addr| set::entering(view, state, addr, now).ok())
@@ -548,7 +650,13 @@ fn newly_adopted(view: &View, state: &State, now: Time) -> Vec<Endpoint> {
     new.filter(|addr| view.current(addr, now).is_some_and(ours)).cloned().collect()
 }
 
-fn changed(view: &View, old: &State, primary: &Observation, in_sync: Vec<InSync>, because: &Reason) -> State {
+pub(crate) fn changed(
+    view: &View,
+    old: &State,
+    primary: &Observation,
+    in_sync: Vec<InSync>,
+    because: &Reason,
+) -> State {
     let mut adopted = old.adopted.clone();
     for entry in &in_sync {
         if !adopted.contains(&entry.addr) {

@@ -12,6 +12,7 @@ use topology::{Endpoint, Phase, State, Topology};
 use crate::decide::{Decision, Reason, Step, decide};
 use crate::detector::Trouble;
 use crate::order::{Deed, Order, Refused};
+use crate::request::{self, Asked, Declined, Done, Request};
 use crate::view::{
     ASK_FOR, Announced, Backend, CONFIRM_WAIT, Limits, Observation, PeerOpinion, Role, Seen, View, follows,
 };
@@ -51,6 +52,8 @@ pub enum Event {
     Published(u64, PublishOutcome),
     /// An order ended.
     Ordered(Endpoint, Outcome),
+    /// An operator asks for this, under a number of the driver's choice.
+    Asked(u64, Request),
     /// This monitor itself stood still (R13).
     Stalled,
     /// Time passed.
@@ -116,6 +119,8 @@ pub enum Action {
     Say(Reason),
     /// A failover was completed.
     Completed(Timeline),
+    /// What came of the request with this number.
+    Answer(u64, Result<Done, Declined>),
 }
 
 /// A publication.
@@ -221,6 +226,8 @@ impl Group {
             promotion_refused: None,
             last_failover: None,
             stamped: None,
+            asked: None,
+            releasing: None,
             publishing: false,
             publish_hold: Time::ZERO,
         };
@@ -287,6 +294,7 @@ impl Group {
             }
             Event::Published(..) => {}
             Event::Ordered(addr, outcome) => self.order_ended(&addr, outcome, now),
+            Event::Asked(number, request) => self.asked(number, request, now),
             Event::Stalled => self.view.backends.values_mut().for_each(|b| b.detector.forget_silence(now)),
             Event::Tick => {}
         }
@@ -319,8 +327,53 @@ impl Group {
         self.view.record_confirmed = false;
         self.view.basis = None;
         self.look_afresh(now);
-        if reign.is_some() {
-            self.actions.push_back(Action::Reread);
+        match reign {
+            Some(_) => self.actions.push_back(Action::Reread),
+            None => self.answer(Err(Declined::NotLeading)),
+        }
+        self.released(false, now);
+    }
+
+    fn asked(&mut self, number: u64, request: Request, now: Time) {
+        let declined = match (self.view.reign, self.view.state(), &self.view.asked) {
+            (None, _, _) => Declined::NotLeading,
+            (Some(_), None, _) => Declined::NoRecord,
+            (Some(_), Some(_), Some(_)) => Declined::Busy,
+            (Some(_), Some(state), None) => {
+                let promoted = state.promoted;
+                self.view.asked = Some(Asked { number, request, at: now, promoted });
+                return;
+            }
+        };
+        self.actions.push_back(Action::Answer(number, Err(declined)));
+    }
+
+    fn answer(&mut self, outcome: Result<Done, Declined>) {
+        if let Some(asked) = self.view.asked.take() {
+            self.actions.push_back(Action::Answer(asked.number, outcome));
+        }
+    }
+
+    /// The server that left the group was told so, or will not be.
+    fn released(&mut self, released: bool, now: Time) {
+        let Some((addr, _)) = self.view.releasing.take() else { return };
+        if let Some(state) = self.view.state() {
+            let members = state.members.clone();
+            self.watch_members(&members, now);
+        }
+        self.answer(Ok(Done::Removed { addr, released }));
+    }
+
+    /// What an operator asked for has its limits.
+    fn tend_request(&mut self, now: Time) {
+        if let Some((addr, since)) = &self.view.releasing {
+            let gone = self.view.health(addr, now).gone_since().is_some();
+            if gone || now >= *since + request::RELEASE_WAIT {
+                self.released(false, now);
+            }
+        }
+        if self.view.asked.as_ref().is_some_and(|asked| now >= asked.at + request::LIMIT) {
+            self.answer(Err(Declined::TimedOut(self.because.to_string())));
         }
     }
 
@@ -424,11 +477,19 @@ impl Group {
             }
         }
         let members = new.members.clone();
+        if let (Some(old), Some(Request::Remove { addr })) =
+            (&old, self.view.asked.as_ref().map(|asked| &asked.request))
+            && old.members.contains(addr)
+            && !members.contains(addr)
+        {
+            self.view.releasing = Some((addr.clone(), now));
+        }
         self.watch_members(&members, now);
     }
 
     fn watch_members(&mut self, members: &[Endpoint], now: Time) {
-        self.view.backends.retain(|addr, _| members.contains(addr));
+        let releasing = self.view.releasing.as_ref().map(|(addr, _)| addr);
+        self.view.backends.retain(|addr, _| members.contains(addr) || releasing == Some(addr));
         for addr in members {
             self.view.backends.entry(addr.clone()).or_insert_with(|| Backend::new(now));
         }
@@ -574,7 +635,11 @@ impl Group {
                 self.view.last_failover = Some(now);
                 if let Some(mut timeline) = self.timeline.take() {
                     timeline.announced = Some(now);
-                    self.actions.push_back(Action::Completed(timeline));
+                    self.actions.push_back(Action::Completed(timeline.clone()));
+                    if matches!(&self.view.asked, Some(asked) if matches!(asked.request, Request::Failover { .. }))
+                    {
+                        self.answer(Ok(Done::FailedOver(Some(timeline))));
+                    }
                 }
             }
             (_, Phase::Promoting | Phase::Serving) => {}
@@ -592,6 +657,7 @@ impl Group {
         backend.stale_until = now;
         backend.refused = None;
         match outcome {
+            Outcome::Done(_) if deed == Some(Deed::Release) => return self.released(true, now),
             Outcome::Done(seen) => {
                 let stamps = matches!(deed, Some(Deed::Promote { .. } | Deed::Stamp) | None);
                 if primary && stamps {
@@ -645,9 +711,11 @@ impl Group {
             Some(_) => _ = self.fault_at.get_or_insert(now),
             None => self.fault_at = None,
         }
+        self.tend_request(now);
         let Decision { steps, because } = decide(&self.view, now);
         for step in steps {
             match step {
+                Step::Answer(outcome) => self.answer(outcome),
                 Step::Publish { next, announce } => self.publish(next, announce, now),
                 Step::Order { backend, deed } => self.order(backend, deed, now),
                 Step::Look(addr) => self.look(addr, now),
@@ -747,7 +815,9 @@ impl Group {
         let cold = self.view.state().filter(|_| matches!(self.because, Reason::ColdStartWaits(_)));
         let cold = cold.and_then(|state| crate::cold::deadline(&self.view, state));
         let failover = self.view.last_failover.map(|last| last + limits.min_interval);
-        let all = backends.chain([Some(self.view.publish_hold), again, mute, cold, failover]);
+        let asked = self.view.asked.as_ref().map(|asked| asked.at + request::LIMIT);
+        let release = self.view.releasing.as_ref().map(|(_, since)| *since + request::RELEASE_WAIT);
+        let all = backends.chain([Some(self.view.publish_hold), again, mute, cold, failover, asked, release]);
         all.flatten().filter(|at| *at > now).min()
     }
 }

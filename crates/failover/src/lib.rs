@@ -13,6 +13,7 @@
 //! * [`cold`]: R14, from whom a group starts that was restarted as a whole.
 //! * [`candidate`]: R4, who may be promoted and why the others may not.
 //! * [`set`]: R6, who leaves the in-sync set, who enters it, and why the others do not.
+//! * [`request`]: R16 and what else an operator asks for.
 //! * [`order`]: R1, the guard between looking at a server and changing it.
 //! * [`detector`]: R10, what is known of a server that does not answer.
 //! * [`view`]: all that is known now; [`group`]: events to view, decisions to actions, one at a time per server.
@@ -31,6 +32,7 @@ pub mod detector;
 pub mod group;
 pub mod lead;
 pub mod order;
+pub mod request;
 pub mod set;
 pub mod view;
 
@@ -40,6 +42,7 @@ pub use decide::{Decision, Reason, Step, decide};
 pub use detector::{Detector, Health, Trouble};
 pub use group::{Action, Begun, Event, Group, Outcome, PublishOutcome, Stored, Timeline};
 pub use order::{Command, Deed, Look, Order, Refused, Verdict};
+pub use request::{Declined, Done, Request};
 pub use set::{Outside, Unfit};
 pub use view::{Fence, Limits, MinInSync, Observation, PeerOpinion, Role, View};
 

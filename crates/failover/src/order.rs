@@ -35,6 +35,8 @@ pub enum Deed {
     Detach,
     /// Count up the primary's tick (R14).
     Tick,
+    /// It is no member any more: have it follow nobody, and give up the credential (R16).
+    Release,
 }
 
 /// One deed, at one server, under one record and one reign.
@@ -137,6 +139,8 @@ pub enum Refused {
     OtherRole,
     /// It is a primary that never belonged to this group and holds data (R0).
     HoldsData,
+    /// It is the primary itself under another address.
+    SameProcess,
 }
 
 impl fmt::Display for Refused {
@@ -146,6 +150,9 @@ impl fmt::Display for Refused {
             Self::FenceUnreadable => f.write_str("its key albireo:fence cannot be read"),
             Self::Candidate(why) => write!(f, "not eligible any more: {why}"),
             Self::OtherRole => f.write_str("it has changed its role"),
+            Self::SameProcess => {
+                f.write_str("it is the primary itself under another address; `monitor remove` it")
+            }
             Self::HoldsData => f.write_str(
                 "it is a primary with data of its own that never belonged to this group; \
                  empty it, or add it with `monitor add --overwrite`",
@@ -167,8 +174,8 @@ impl Order {
 
     /// The process that must answer, where one is recorded: for the primary and for members of the set.
     pub fn expected_run_id(&self) -> Option<&str> {
-        if self.deed == Deed::Detach {
-            return None; // R14: the processes that are recorded are gone
+        if matches!(self.deed, Deed::Detach | Deed::Release) {
+            return None; // R14: the processes that are recorded are gone. R16: it is not recorded any more
         }
         if self.record.primary.addr == self.backend {
             return Some(&self.record.primary.run_id);
@@ -205,7 +212,9 @@ impl Order {
             Deed::Stamp => Err(Refused::OtherRole),
             Deed::Tick if here && is_primary => Ok(vec![Command::Tick { anew: look.seen.tick.is_none() }]),
             Deed::Tick => Err(Refused::OtherRole),
-            Deed::Detach if is_primary => Ok(Vec::new()),
+            Deed::Detach | Deed::Release if is_primary => Ok(Vec::new()),
+            Deed::Release if here => Err(Refused::OtherRole),
+            Deed::Release => Ok(vec![Command::UseLogin(self.record.primary.addr.clone()), Command::Detach]),
             Deed::Detach => Ok(vec![Command::Detach]),
             Deed::Attach | Deed::Protect if here => Err(Refused::OtherRole),
             Deed::Attach => self.attach(is_primary, look),
@@ -248,6 +257,9 @@ impl Order {
     }
 
     fn attach(&self, is_primary: bool, look: &Look) -> Result<Vec<Command>, Refused> {
+        if look.seen.run_id == self.record.primary.run_id {
+            return Err(Refused::SameProcess);
+        }
         if is_primary && look.holds_data && !self.record.adopted.contains(&self.backend) {
             return Err(Refused::HoldsData);
         }

@@ -60,6 +60,8 @@ pub enum Outside {
     Behind(u64),
     /// It left the set just now.
     Resting,
+    /// The same process is in the set under another address.
+    Double(Endpoint),
 }
 
 impl fmt::Display for Outside {
@@ -77,6 +79,9 @@ impl fmt::Display for Outside {
             Self::NotStreaming => f.write_str("the primary has not begun to send it the stream"),
             Self::Behind(bytes) => write!(f, "{bytes} bytes behind"),
             Self::Resting => f.write_str("it left the set just now"),
+            Self::Double(other) => {
+                write!(f, "it is the same process as {other}; `monitor remove` one of them")
+            }
         }
     }
 }
@@ -141,6 +146,9 @@ pub fn entering(view: &View, state: &State, addr: &Endpoint, now: Time) -> Resul
     let (Some(seen), Some(primary)) = (up(addr), up(&state.primary.addr)) else {
         return Err(Outside::Unheard);
     };
+    if let Some(other) = state.in_sync.iter().find(|other| other.run_id == seen.run_id) {
+        return Err(Outside::Double(other.addr.clone()));
+    }
     if !follows(seen, &state.primary.addr) {
         return Err(Outside::NotFollowing);
     }

@@ -10,6 +10,7 @@ use topology::{Endpoint, InSync, Phase, State, Topology};
 use crate::cold::ColdStart;
 use crate::detector::{Detector, Health};
 use crate::order::Deed;
+use crate::request::Asked;
 use crate::{Disqualified, Time};
 
 /// How long a replica that should vouch for a lost primary is waited for, once it was asked. An answer takes 0.2 ms
@@ -270,6 +271,8 @@ pub enum Fault {
     Demoted,
     /// The promotion was refused by R4, looked at again.
     Refused,
+    /// Nothing: an operator asks for a failover.
+    Asked,
 }
 
 /// Everything one monitor knows of one group.
@@ -305,6 +308,10 @@ pub struct View {
     pub last_failover: Option<Time>,
     /// When the recorded primary was last stamped under this reign.
     pub stamped: Option<Time>,
+    /// What an operator asked for.
+    pub asked: Option<Asked>,
+    /// A server that was taken out of the group and is being told so, and since when.
+    pub releasing: Option<(Endpoint, Time)>,
     /// A publication is under way.
     pub publishing: bool,
     /// No new publication before that moment: the last one failed.

@@ -204,7 +204,7 @@ fn set(scene: &Scene) -> Option<(Vec<String>, Reason)> {
             let set = next.in_sync.iter().map(|e| format!("{} since {}", e.addr.host(), e.since));
             Some((set.collect(), decision.because.clone()))
         }
-        Step::Publish { .. } | Step::Order { .. } | Step::Look(_) => None,
+        Step::Publish { .. } | Step::Order { .. } | Step::Look(_) | Step::Answer(_) => None,
     })
 }
 

@@ -29,6 +29,16 @@ impl Secret {
         &self.0
     }
 
+    /// Whether the value of an `Authorization` header is `Bearer` and this secret. The time it takes tells nothing about
+    /// where a wrong one differs.
+    pub fn is_borne_by(&self, authorization: &[u8]) -> bool {
+        let Some((scheme, given)) = authorization.split_at_checked(7) else { return false };
+        let given = given.trim_ascii();
+        let differing = given.iter().zip(&self.0).fold(0, |all, (a, b)| all | (a ^ b));
+        let same = std::hint::black_box(differing) == 0 && given.len() == self.0.len();
+        scheme.eq_ignore_ascii_case(b"bearer ") && same
+    }
+
     /// The secret itself as text; what [`SectionReader::secret`] reads always is text.
     pub fn text(&self) -> &str {
         str::from_utf8(&self.0).unwrap_or_default()
@@ -409,5 +419,22 @@ mod tests {
     fn a_mistake_between_keys_is_shown_at_the_last_one() {
         let (_, problem) = one("ms = 5\nn = 9", |s| s.refuse_together(&["n", "ms"], "too close"));
         assert_eq!(problem.as_deref(), Some("f:3: [s] n = 9: too close"));
+    }
+
+    #[test]
+    fn a_token_in_a_header() {
+        let token = Secret::new("s3cret");
+        for (value, expected) in [
+            ("Bearer s3cret", true),
+            ("bearer s3cret", true),
+            ("Bearer s3cre", false),
+            ("Bearer s3crets", false),
+            ("Bearer ", false),
+            ("Basic s3cret", false),
+            ("s3cret", false),
+            ("", false),
+        ] {
+            assert_eq!(token.is_borne_by(value.as_bytes()), expected, "{value}");
+        }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use failover::{Action, Event, Outcome, PublishOutcome};
+use failover::{Action, Event, Outcome, PublishOutcome, Request};
+use tokio::sync::oneshot;
 use tokio::time::sleep;
 use topology::ZnodePath;
 use topology::zookeeper::{Seen, SessionPhase, Versioned};
@@ -10,6 +11,7 @@ use tracing::{info, warn};
 
 use super::tell::{acted, not_published, tell_record, tell_words};
 use super::{About, Driver, Input};
+use crate::asking::Answer;
 use crate::publisher::Publisher;
 use crate::service::{Service, ServiceId, path_event, state_event};
 
@@ -171,7 +173,24 @@ impl Driver {
             }
             Action::Say(reason) => self.say(name, &reason),
             Action::Completed(timeline) => self.completed(name, &timeline),
+            Action::Answer(number, outcome) => {
+                self.answered(name, &outcome);
+                if let Some(answer) = self.requests.remove(&number) {
+                    let _ = answer.send(Some(outcome)); // whoever asked may be gone
+                }
+            }
         }
+    }
+
+    /// Hands what an operator asks for to the service of that name.
+    pub(super) fn request(&mut self, name: &str, request: Request, answer: oneshot::Sender<Answer>) {
+        if !self.services.contains_key(name) {
+            let _ = answer.send(None);
+            return;
+        }
+        self.asked += 1;
+        self.requests.insert(self.asked, answer);
+        self.group(name, Event::Asked(self.asked, request));
     }
 
     /// Runs something beside the loop and takes in what comes of it when it ends.

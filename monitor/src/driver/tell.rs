@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use failover::cold::Wait;
-use failover::{Event, Health, Order, Outcome, Reason, Time, Timeline};
+use failover::{Declined, Done, Event, Health, Order, Outcome, Reason, Time, Timeline};
 use serde_json::{Value, json};
 use topology::zookeeper::PublishError;
 use topology::{Endpoint, Phase};
@@ -85,13 +85,51 @@ impl Driver {
             | Event::ConnectionRefused(_)
             | Event::Troubled(..)
             | Event::Published(..)
+            | Event::Asked(..)
             | Event::Stalled
             | Event::Tick => {}
         }
     }
 
-    pub(super) fn completed(&mut self, name: &str, timeline: &Timeline) {
+    /// What came of an operator's request. A failover is told and remembered as every other.
+    pub(super) fn answered(&mut self, name: &str, outcome: &Result<Done, Declined>) {
         let Some(service) = self.services.get(name) else { return };
+        let (what, addr) = match outcome {
+            Err(declined) => {
+                return warn!(service = name, "not done, although an operator asked: {declined}");
+            }
+            Ok(Done::FailedOver(_)) => return,
+            Ok(Done::Added(addr)) => ("member added", addr),
+            Ok(Done::Removed { addr, released }) => {
+                if !released {
+                    warn!(service = name, "{addr} left the group, and did not answer when it was told so");
+                }
+                ("member removed", addr)
+            }
+        };
+        info!(service = name, "{what}: {addr}");
+        let Some(state) = service.group.view().state() else { return };
+        let record = json!({
+            "epoch": state.epoch,
+            "when_ms": now_ms(),
+            "what": what,
+            "why": "asked for by an operator",
+            "member": addr,
+            "leader": self.me.name,
+        });
+        self.remember(name, record);
+    }
+
+    fn remember(&self, name: &str, record: Value) {
+        let Some(service) = self.services.get(name) else { return };
+        let (publisher, path) = (self.bound_publisher(), service.path.clone());
+        tokio::spawn(async move { publisher.remember(&path, record).await });
+    }
+
+    pub(super) fn completed(&mut self, name: &str, timeline: &Timeline) {
+        if !self.services.contains_key(name) {
+            return;
+        }
         let short = timeline.reason.split([':', ';']).next().unwrap_or_default();
         self.metrics.completed(name, short, timeline);
         let millis = |took: Duration| (took.as_secs_f64() * 1e5).round() / 1e2;
@@ -110,10 +148,9 @@ impl Driver {
             timeline.to
         );
         let verdict = |(addr, why): &(Endpoint, Option<failover::Disqualified>)| json!({"addr": addr, "eligible": why.is_none(), "why": why.map(|why| why.to_string())});
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let record = json!({
             "epoch": timeline.epoch,
-            "when_ms": since.as_millis() as u64,
+            "when_ms": now_ms(),
             "what": what,
             "why": timeline.reason,
             "from": timeline.from,
@@ -123,9 +160,14 @@ impl Driver {
             "phases": phases,
             "lost_bytes_seen": timeline.gap_bytes,
         });
-        let (publisher, path) = (self.bound_publisher(), service.path.clone());
-        tokio::spawn(async move { publisher.remember(&path, record).await });
+        self.remember(name, record);
     }
+}
+
+/// Milliseconds since 1970, for people only.
+fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    since.as_millis() as u64
 }
 
 #[allow(clippy::wildcard_enum_match_arm)] // which reasons are decisions is all that counts here
@@ -223,6 +265,9 @@ pub(super) fn acted(name: &str, order: &Order) {
         failover::Deed::Detach => {
             info!(service = name, "{} follows nobody now, and keeps what it holds", order.backend)
         }
+        failover::Deed::Release => {
+            info!(service = name, "{} is no member any more, and follows nobody", order.backend)
+        }
         failover::Deed::Tick => trace!(service = name, "counted up the tick of {primary}"),
         failover::Deed::Protect => info!(service = name, "{} is read-only again", order.backend),
     }
@@ -241,7 +286,9 @@ fn tell_outcome(service: &mut Service, addr: &Endpoint, outcome: &Outcome, now: 
         Outcome::Refused(why) if due(&format!("refused {:?}", std::mem::discriminant(why))) => {
             match why {
                 // It stays so until an operator acts.
-                failover::Refused::HoldsData => warn!(service = name, "{addr} was left alone: {why}"),
+                failover::Refused::HoldsData | failover::Refused::SameProcess => {
+                    warn!(service = name, "{addr} was left alone: {why}")
+                }
                 failover::Refused::OtherProcess
                 | failover::Refused::FenceUnreadable
                 | failover::Refused::Candidate(_)
@@ -294,6 +341,8 @@ fn loudness(reason: &Reason) -> Level {
         | Reason::Birth
         | Reason::Growing(_)
         | Reason::Adopting(_)
+        | Reason::Adding(_)
+        | Reason::Removing(_)
         | Reason::Shrinking(_) => Level::DEBUG,
         Reason::PrimaryTroubled(_)
         | Reason::PrimaryUnreachable
@@ -306,6 +355,7 @@ fn loudness(reason: &Reason) -> Level {
         | Reason::TooSoon(_)
         | Reason::Deposed(_)
         | Reason::ColdStart(_)
+        | Reason::LossAccepted(_)
         | Reason::ColdStartWaits(Wait::Loading(_) | Wait::Settling)
         | Reason::AnnouncementRestored(_) => Level::WARN,
         Reason::RecordDamaged | Reason::NobodyEligible(_) | Reason::ColdStartWaits(_) => Level::ERROR,

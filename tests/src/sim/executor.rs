@@ -272,6 +272,7 @@ fn word(deed: &Deed, outcome: &Outcome) -> String {
         Deed::Attach => "attach",
         Deed::Protect => "protect",
         Deed::Detach => "detach",
+        Deed::Release => "release",
         Deed::Tick => "tick",
     };
     match outcome {

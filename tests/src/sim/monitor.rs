@@ -377,6 +377,7 @@ impl Sim {
                 say!(self, "m{at}: {reason}");
             }
             Action::Completed(timeline) => say!(self, "m{at} completed {}", timeline.epoch),
+            Action::Answer(..) => {} // nobody asks in here
         }
     }
 
@@ -671,6 +672,7 @@ fn deed(order: &failover::Order) -> &'static str {
         failover::Deed::Attach => "attach",
         failover::Deed::Protect => "protect",
         failover::Deed::Detach => "detach",
+        failover::Deed::Release => "release",
         failover::Deed::Tick => "tick",
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use failover::view::Announced;
 use failover::{
-    Action, Command, Deed, Event, Fence, Group, Limits, Look, Observation, Order, Outcome, PublishOutcome,
-    Role, Stored, Time,
+    Action, Command, Deed, Done, Event, Fence, Group, Limits, Look, Observation, Order, Outcome,
+    PublishOutcome, Role, Stored, Time,
 };
 use topology::{Endpoint, InSync, Phase, PrimaryRef, State};
 
@@ -129,6 +129,16 @@ pub(crate) fn words(commands: &[Command]) -> String {
 /// How R4 refuses an order.
 pub(crate) fn refused(why: failover::Disqualified) -> Outcome {
     Outcome::Refused(failover::Refused::Candidate(why))
+}
+
+fn done_words(done: &Done) -> String {
+    match done {
+        Done::Added(addr) => format!("{} added", addr.host()),
+        Done::Removed { addr, released } => format!("{} removed, released {released}", addr.host()),
+        Done::FailedOver(timeline) => {
+            format!("failed over to {}", timeline.as_ref().map_or("?", |timeline| timeline.to.host()))
+        }
+    }
 }
 
 pub(crate) struct Scene {
@@ -269,6 +279,7 @@ impl Scene {
                         Deed::Protect => "protect".into(),
                         Deed::Detach => "detach".into(),
                         Deed::Tick => "tick".into(),
+                        Deed::Release => "release".into(),
                     };
                     out.push(format!("{what} {} [{}]", name(&order.backend), order.record.epoch));
                 }
@@ -276,6 +287,10 @@ impl Scene {
                 Action::Reread => out.push("reread".into()),
                 Action::Say(_) => {}
                 Action::Completed(timeline) => out.push(format!("completed {}", timeline.epoch)),
+                Action::Answer(number, Ok(done)) => {
+                    out.push(format!("answer {number}: {}", done_words(&done)))
+                }
+                Action::Answer(number, Err(why)) => out.push(format!("answer {number}: {why}")),
             }
         }
         out

@@ -1,0 +1,212 @@
+//! What an operator asks of the monitor that leads: a member more, a member less (R16), or a failover.
+//!
+//! One at a time for each group, and in memory only. How far it is, the record and the servers say; so one whose monitor
+//! dies on the way is asked again, and goes on from there.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use core::time::Duration;
+
+use topology::{Endpoint, InSync, State};
+
+use crate::decide::{Decision, Reason, Step, changed, publish, wait};
+use crate::group::Timeline;
+use crate::order::Deed;
+use crate::view::{Fence, Observation, View};
+use crate::{Disqualified, Time};
+
+/// What is not done by then is given up.
+pub const LIMIT: Duration = Duration::from_secs(10);
+/// How long a server that is no member any more is told so.
+pub const RELEASE_WAIT: Duration = Duration::from_secs(2);
+
+/// What can be asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// A server becomes a member of the group, and with that a replica.
+    Add {
+        /// Which.
+        addr: Endpoint,
+        /// Also if it is a primary with data of its own, which is gone then (R0).
+        overwrite: bool,
+    },
+    /// A replica leaves the group.
+    Remove {
+        /// Which.
+        addr: Endpoint,
+    },
+    /// A replica takes over now.
+    Failover {
+        /// Which; else the best one.
+        to: Option<Endpoint>,
+        /// Also one that may lack acknowledged writes, if the primary is lost and nobody else can.
+        accept_loss: bool,
+    },
+}
+
+/// A request under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// For the answer.
+    pub number: u64,
+    /// What is asked for.
+    pub request: Request,
+    /// When.
+    pub at: Time,
+    /// The last promotion when it was asked.
+    pub promoted: u64,
+}
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Done {
+    /// It is a member.
+    Added(Endpoint),
+    /// It is no member any more.
+    Removed {
+        /// Which.
+        addr: Endpoint,
+        /// It was told to follow nobody; else it did not answer, and may still follow the primary.
+        released: bool,
+    },
+    /// Another server is primary; with what is known of the way there.
+    FailedOver(Option<Timeline>),
+}
+
+/// Why it is not done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Declined {
+    /// This monitor does not lead.
+    NotLeading,
+    /// Another request is under way.
+    Busy,
+    /// The group has no record yet.
+    NoRecord,
+    /// It is no member.
+    NoMember(Endpoint),
+    /// It is the primary.
+    IsPrimary(Endpoint),
+    /// Too few proven replicas would stay in sync.
+    TooFew {
+        /// So many would stay.
+        stay: usize,
+        /// So many are needed.
+        needed: u32,
+    },
+    /// Nobody may be promoted; every member with the reason.
+    NobodyEligible(Vec<(Endpoint, Option<Disqualified>)>),
+    /// It cannot even be promoted with a loss.
+    Unfit(Endpoint, &'static str),
+    /// Nobody answers.
+    NobodyAnswers,
+    /// Not done within [`LIMIT`]; the words say what it waited for.
+    TimedOut(String),
+}
+
+impl Declined {
+    /// Whether it is refused for the sake of the data; if not, it may be tried again as it is.
+    pub fn is_for_safety(&self) -> bool {
+        match self {
+            Self::IsPrimary(_)
+            | Self::TooFew { .. }
+            | Self::NobodyEligible(_)
+            | Self::Unfit(..)
+            | Self::NobodyAnswers => true,
+            Self::NotLeading | Self::Busy | Self::NoRecord | Self::NoMember(_) | Self::TimedOut(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for Declined {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotLeading => f.write_str("this monitor does not lead"),
+            Self::Busy => f.write_str("another request for this service is under way"),
+            Self::NoRecord => f.write_str("the service has no record yet"),
+            Self::NoMember(addr) => write!(f, "{addr} is no member"),
+            Self::IsPrimary(addr) => write!(f, "{addr} is the primary; let another one take over first"),
+            Self::TooFew { stay, needed } => write!(
+                f,
+                "only {stay} proven replicas would stay in sync, and min_in_sync needs {needed}: \
+                 bring another one into sync first"
+            ),
+            Self::NobodyEligible(verdicts) => {
+                f.write_str("nobody may be promoted without losing acknowledged writes:")?;
+                verdicts.iter().try_for_each(|(addr, why)| match why {
+                    Some(why) => write!(f, " {addr} ({why})"),
+                    None => write!(f, " {addr} (eligible)"),
+                })
+            }
+            Self::Unfit(addr, why) => write!(f, "{addr} cannot take over: {why}"),
+            Self::NobodyAnswers => f.write_str("no member answers that could take over"),
+            Self::TimedOut(why) => write!(f, "not done within {} s: {why}", LIMIT.as_secs()),
+        }
+    }
+}
+
+/// R16, while all is well and nobody has to leave the set: the next step of what is asked for, if it is about members.
+pub(crate) fn members(view: &View, state: &State, primary: &Observation, now: Time) -> Option<Decision> {
+    match &view.asked.as_ref()?.request {
+        Request::Add { addr, overwrite } => Some(add(state, addr, *overwrite)),
+        Request::Remove { addr } => remove(view, state, primary, addr, now),
+        Request::Failover { .. } => None,
+    }
+}
+
+fn answer(outcome: Result<Done, Declined>) -> Decision {
+    Decision { steps: alloc::vec![Step::Answer(outcome)], because: Reason::Healthy }
+}
+
+/// No new epoch: it is as yet like one that was never heard of. It enters the set as everybody does (R6).
+fn add(state: &State, addr: &Endpoint, overwrite: bool) -> Decision {
+    let (member, adopted) = (state.members.contains(addr), state.adopted.contains(addr));
+    if member && (adopted || !overwrite) {
+        return answer(Ok(Done::Added(addr.clone())));
+    }
+    let mut next = state.clone();
+    if !member {
+        next.members.push(addr.clone());
+    }
+    if overwrite && !adopted {
+        next.adopted.push(addr.clone());
+    }
+    publish(next, !member, Reason::Adding(addr.clone()))
+}
+
+/// Out of the set first, under a new epoch; then, once the primary is stamped with that, out of the group.
+fn remove(view: &View, state: &State, primary: &Observation, addr: &Endpoint, now: Time) -> Option<Decision> {
+    if *addr == state.primary.addr {
+        return Some(answer(Err(Declined::IsPrimary(addr.clone()))));
+    }
+    if !state.members.contains(addr) {
+        // Where it is being released, that comes first.
+        return view.releasing.is_none().then(|| answer(Err(Declined::NoMember(addr.clone()))));
+    }
+    let because = Reason::Removing(addr.clone());
+    let needed = view.limits.min_in_sync(state.members.len() - 1);
+    if state.in_sync(addr).is_some() || needed != state.min_in_sync {
+        let stays = |entry: &&InSync| entry.addr != *addr;
+        let proven = state.in_sync.iter().filter(stays).filter(|entry| view.proven(state, entry, now));
+        let stay = proven.count();
+        if stay < needed as usize {
+            return Some(answer(Err(Declined::TooFew { stay, needed })));
+        }
+        let in_sync = state.in_sync.iter().filter(stays).cloned().collect();
+        let next = State { min_in_sync: needed, ..changed(view, state, primary, in_sync, &because) };
+        return Some(publish(next, false, because));
+    }
+    if view.stamped.is_none() || primary.fence != Fence::At(state.epoch) {
+        return Some(wait(because));
+    }
+    let without = |list: &[Endpoint]| list.iter().filter(|other| *other != addr).cloned().collect();
+    // Should it come back, it is a stranger like any other.
+    let (members, adopted) = (without(&state.members), without(&state.adopted));
+    Some(publish(State { members, adopted, ..state.clone() }, true, because))
+}
+
+/// A server that is no member any more follows nobody, and gives up the credential.
+pub(crate) fn release(view: &View) -> Option<Step> {
+    let (addr, _) = view.releasing.as_ref()?;
+    Some(Step::Order { backend: addr.clone(), deed: Deed::Release })
+}

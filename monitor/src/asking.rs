@@ -1,0 +1,262 @@
+//! What changes something, over HTTP: `POST /services/{service}/failover`, `add` and `remove`, with a JSON body.
+//!
+//! Guarded by `[admin] token`; without one, only this host may ask. A body has to be `application/json`, which no page
+//! of another site can make a browser send.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{ConnectInfo, Path, State};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Json, Response};
+use axum::serve::IncomingStream;
+use failover::request::{Declined, Done, Request};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use settings::Secret;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use topology::Endpoint;
+use tracing::info;
+
+use crate::admin::error;
+use crate::driver::Input;
+use crate::metrics::phases;
+
+/// What came of a request; `None` if there is no such service.
+pub(crate) type Answer = Option<Result<Done, Declined>>;
+
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Caller {
+    addr: SocketAddr,
+    /// From this host.
+    near: bool,
+}
+
+impl axum::extract::connect_info::Connected<IncomingStream<'_, TcpListener>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
+        let addr = *stream.remote_addr();
+        let own = stream.io().local_addr().is_ok_and(|own| own.ip() == addr.ip());
+        Self { addr, near: own || addr.ip().to_canonical().is_loopback() }
+    }
+}
+
+/// Why a request never reaches the service: status, code, words.
+type Refusal = (StatusCode, &'static str, String);
+
+/// What the handler needs.
+#[derive(Debug, Clone)]
+pub(crate) struct Desk {
+    pub(crate) driver: mpsc::UnboundedSender<Input>,
+    pub(crate) token: Option<Arc<Secret>>,
+}
+
+/// The body of `failover`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Failover {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) to: Option<Endpoint>,
+    #[serde(default)]
+    pub(crate) accept_loss: bool,
+}
+
+/// The body of `add` and `remove`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Member {
+    pub(crate) addr: Endpoint,
+    /// Of `add` only.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub(crate) overwrite: bool,
+}
+
+/// Carries out one request, and answers when it is done or declined.
+pub(crate) async fn ask(
+    State(desk): State<Desk>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    names: Result<Path<(String, String)>, PathRejection>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let Ok(Path((service, verb))) = names else {
+        return error(StatusCode::BAD_REQUEST, "bad_request", "the name of the service is not UTF-8");
+    };
+    let request = match desk.admits(caller, &headers).and_then(|()| read(&verb, &headers, &body)) {
+        Ok(request) => request,
+        Err((status, code, why)) => return error(status, code, &why),
+    };
+    info!(service, "{} asks for {}", caller.addr, words(&request));
+    let (answer, answered) = oneshot::channel();
+    let gone = || error(StatusCode::SERVICE_UNAVAILABLE, "stopping", "this monitor is stopping");
+    if desk.driver.send(Input::Request(service.clone(), request, answer)).is_err() {
+        return gone();
+    }
+    match answered.await {
+        Ok(Some(Ok(done))) => Json(told(&done)).into_response(),
+        Ok(Some(Err(declined))) => refusal(&declined),
+        Ok(None) => {
+            let why = format!("no service is called `{service}` here");
+            error(StatusCode::NOT_FOUND, "unknown_service", &why)
+        }
+        Err(_) => gone(),
+    }
+}
+
+impl Desk {
+    fn admits(&self, caller: Caller, headers: &HeaderMap) -> Result<(), Refusal> {
+        let authorization = headers.get(AUTHORIZATION).map(|value| value.as_bytes());
+        let why = match &self.token {
+            Some(token) if authorization.is_some_and(|value| token.is_borne_by(value)) => return Ok(()),
+            Some(_) => "a token is needed: `Authorization: Bearer TOKEN` with [admin] token",
+            None if caller.near => return Ok(()),
+            None => "without [admin] token only the monitor's own host may ask for this",
+        };
+        Err((StatusCode::UNAUTHORIZED, "unauthorized", why.to_owned()))
+    }
+}
+
+fn read(verb: &str, headers: &HeaderMap, body: &[u8]) -> Result<Request, Refusal> {
+    let bad = |why: String| (StatusCode::BAD_REQUEST, "bad_request", why);
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
+        let why = "the body has to be JSON, with `Content-Type: application/json`";
+        return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, "bad_request", why.to_owned()));
+    }
+    let member = || {
+        serde_json::from_slice::<Member>(body)
+            .map_err(|e| bad(format!("expected {{\"addr\": \"HOST:PORT\"}}: {e}")))
+    };
+    match verb {
+        "add" => member().map(|Member { addr, overwrite }| Request::Add { addr, overwrite }),
+        "remove" => match member()? {
+            Member { overwrite: true, .. } => Err(bad("`overwrite` belongs to `add`".to_owned())),
+            Member { addr, .. } => Ok(Request::Remove { addr }),
+        },
+        "failover" => serde_json::from_slice(body)
+            .map(|Failover { to, accept_loss }| Request::Failover { to, accept_loss })
+            .map_err(|e| bad(format!("expected {{\"to\": \"HOST:PORT\", \"accept_loss\": false}}: {e}"))),
+        _ => {
+            let why = "no such page; there are failover, add and remove";
+            Err((StatusCode::NOT_FOUND, "not_found", why.to_owned()))
+        }
+    }
+}
+
+fn words(request: &Request) -> String {
+    match request {
+        Request::Add { addr, overwrite: false } => format!("{addr} as a member"),
+        Request::Add { addr, overwrite: true } => format!("{addr} as a member, whatever it holds"),
+        Request::Remove { addr } => format!("{addr} to leave the group"),
+        Request::Failover { to, accept_loss } => {
+            let to = to.as_ref().map(|to| format!(" to {to}")).unwrap_or_default();
+            format!("a failover{to}{}", if *accept_loss { ", accepting loss" } else { "" })
+        }
+    }
+}
+
+fn told(done: &Done) -> Value {
+    match done {
+        Done::Added(addr) => json!({"done": format!("{addr} is a member"), "member": addr}),
+        Done::Removed { addr, released: true } => {
+            json!({"done": format!("{addr} is no member any more, and follows nobody"), "member": addr})
+        }
+        Done::Removed { addr, released: false } => {
+            let why = "it did not answer: stop it, or REPLICAOF NO ONE by hand when it is back";
+            json!({"done": format!("{addr} is no member any more; {why}"), "member": addr})
+        }
+        Done::FailedOver(None) => json!({"done": "another server is primary already"}),
+        Done::FailedOver(Some(timeline)) => {
+            let from = timeline.from.as_ref().map(ToString::to_string);
+            let done = format!(
+                "{} is primary instead of {}",
+                timeline.to,
+                from.as_deref().unwrap_or("nobody known")
+            );
+            let phases: serde_json::Map<String, Value> = phases(timeline)
+                .into_iter()
+                .map(|(phase, took)| (format!("{phase}_ms"), json!((took.as_secs_f64() * 1e5).round() / 1e2)))
+                .collect();
+            json!({"done": done, "from": from, "to": timeline.to, "epoch": timeline.epoch, "phases": phases})
+        }
+    }
+}
+
+fn refusal(declined: &Declined) -> Response {
+    let (status, code) = match declined {
+        Declined::NotLeading => (StatusCode::CONFLICT, "not_leading"),
+        Declined::Busy => (StatusCode::CONFLICT, "busy"),
+        Declined::NoRecord => (StatusCode::CONFLICT, "no_record"),
+        Declined::NoMember(_) => (StatusCode::NOT_FOUND, "no_member"),
+        Declined::TimedOut(_) => (StatusCode::GATEWAY_TIMEOUT, "timed_out"),
+        Declined::IsPrimary(_)
+        | Declined::TooFew { .. }
+        | Declined::NobodyEligible(_)
+        | Declined::Unfit(..)
+        | Declined::NobodyAnswers => (StatusCode::CONFLICT, "refused"),
+    };
+    error(status, code, &declined.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+
+    fn json_headers() -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+        headers
+    }
+
+    fn at(addr: &str) -> Endpoint {
+        addr.parse().unwrap()
+    }
+
+    #[test]
+    fn what_can_be_asked() {
+        let read =
+            |verb, body: &str| read(verb, &json_headers(), body.as_bytes()).map_err(|(status, ..)| status);
+        assert_eq!(read("add", r#"{"addr":"a:1"}"#), Ok(Request::Add { addr: at("a:1"), overwrite: false }));
+        assert_eq!(read("remove", r#"{"addr":"a:1"}"#), Ok(Request::Remove { addr: at("a:1") }));
+        assert_eq!(read("failover", "{}"), Ok(Request::Failover { to: None, accept_loss: false }));
+        let all = r#"{"to":"a:1","accept_loss":true}"#;
+        assert_eq!(read("failover", all), Ok(Request::Failover { to: Some(at("a:1")), accept_loss: true }));
+        for (verb, body) in [
+            ("add", ""),
+            ("add", "{}"),
+            ("add", r#"{"addr":"a"}"#),
+            ("remove", r#"{"addr":"a:1","overwrite":true}"#),
+            ("failover", ""),
+            ("failover", r#"{"accept-loss":true}"#),
+        ] {
+            assert_eq!(read(verb, body), Err(StatusCode::BAD_REQUEST), "{verb} {body}");
+        }
+        assert_eq!(read("explode", "{}"), Err(StatusCode::NOT_FOUND));
+        let bare = super::read("failover", &HeaderMap::new(), b"{}").map_err(|(status, ..)| status);
+        assert_eq!(bare, Err(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+    }
+
+    #[test]
+    fn who_may_ask() {
+        let (driver, _inbox) = mpsc::unbounded_channel();
+        let caller = |near| Caller { addr: "10.0.0.1:5".parse().unwrap(), near };
+        let admits = |token: Option<&str>, near, header: Option<&'static str>| {
+            let desk =
+                Desk { driver: driver.clone(), token: token.map(|token| Arc::new(Secret::new(token))) };
+            let mut headers = HeaderMap::new();
+            header.map(|value| headers.insert(AUTHORIZATION, HeaderValue::from_static(value)));
+            desk.admits(caller(near), &headers).is_ok()
+        };
+        assert!(admits(None, true, None));
+        assert!(!admits(None, false, None));
+        assert!(!admits(None, false, Some("Bearer x")));
+        assert!(admits(Some("x"), false, Some("Bearer x")));
+        assert!(!admits(Some("x"), true, None), "also from this host");
+        assert!(!admits(Some("x"), true, Some("Bearer y")));
+    }
+}

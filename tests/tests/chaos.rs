@@ -4,7 +4,8 @@
 use std::time::{Duration, Instant};
 
 use world::chaos::scenarios::{ALL, named};
-use world::chaos::{Plan, run, table};
+use world::chaos::table::Row;
+use world::chaos::{Plan, run, sentinel, table};
 use world::netns::Hosts;
 use world::skip;
 
@@ -70,12 +71,21 @@ fn all_scenarios() {
         seed: variable("CHAOS_SEED", 1),
         lasts: Duration::from_secs(variable("CHAOS_SECONDS", 30)),
     };
+    let names: Vec<&str> =
+        ALL.iter().map(|one| one.name).chain(sentinel::ALL.iter().map(|one| one.name)).collect();
+    let unknown = wanted.iter().find(|name| !names.contains(name));
+    assert_eq!(unknown, None, "there are {names:?}");
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.contains(&name);
     let mut rows = Vec::new();
-    for scenario in ALL.iter().filter(|one| wanted.is_empty() || wanted.contains(&one.name)) {
-        let began = Instant::now();
-        let row = run(scenario, plan);
+    let mut show = |began: Instant, row: Row| {
         println!("{}\n{}\n({:.0?})\n", row.text(), row.remarks(), began.elapsed());
         rows.push(row);
+    };
+    for scenario in ALL.iter().filter(|one| is_wanted(one.name)) {
+        show(Instant::now(), run(scenario, plan));
+    }
+    for scenario in sentinel::ALL.iter().filter(|one| is_wanted(one.name)) {
+        show(Instant::now(), sentinel::run(scenario, plan));
     }
     println!("{}", table::HEAD);
     rows.iter().for_each(|row| println!("{}", row.text()));

@@ -4,12 +4,14 @@
 //! * [`stage`]: the hosts, the group, and what can be done to it.
 //! * [`traffic`]: the clients and their history. [`verdict`]: what it proves.
 //! * [`scenarios`]: the faults one by one. [`random`]: many at once, by a seed. [`wire`]: a slow link.
+//! * [`sentinel`]: Redis Sentinel under some of the same faults, to compare with.
 //! * [`table`]: the figures of many rounds in one row.
 //!
 //! A round is one fault under one traffic; a violation leaves the logs and the history of its round behind.
 
 pub mod random;
 pub mod scenarios;
+pub mod sentinel;
 pub mod stage;
 pub mod table;
 pub mod traffic;
@@ -24,7 +26,7 @@ use scenarios::Scenario;
 use stage::Stage;
 use table::Row;
 use traffic::Traffic;
-use verdict::{Verdict, judge};
+use verdict::{Excuse, Verdict, judge};
 
 /// How long a single step of a scenario may take.
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -47,6 +49,8 @@ pub struct Round<'a> {
     pub lasts: Duration,
     /// When the last fault was undone, if that is not when the scenario returns.
     pub healed: Option<Instant>,
+    /// What the fault itself takes away, if it does.
+    pub excuse: Option<Excuse>,
     /// Figures of the scenario's own.
     pub figures: Vec<String>,
 }
@@ -83,7 +87,7 @@ pub struct Plan {
 /// Runs all rounds of a scenario on a group of its own. A round that panicked (something took too long) or broke a
 /// promise is the last one; the row says so and where its logs are.
 pub fn run(scenario: &Scenario, plan: Plan) -> Row {
-    let mut row = Row::new(scenario, plan.seed);
+    let mut row = Row::new(scenario.name, scenario.expected, plan.seed);
     let mut stage = match catch_unwind(|| Stage::new(scenario)) {
         Ok(stage) => stage,
         Err(panic) => {
@@ -130,15 +134,16 @@ fn one_round(scenario: &Scenario, plan: Plan, number: u64, stage: &mut Stage) ->
     traffic.wait_for_writes(100, LIMIT);
     let rng = fastrand::Rng::with_seed(plan.seed);
     let (figures, lasts) = (Vec::new(), plan.lasts);
-    let mut round = Round { stage, traffic: &traffic, number, rng, lasts, healed: None, figures };
+    let mut round = Round { stage, traffic: &traffic, number, rng, lasts, healed: None, excuse: None, figures };
     (scenario.act)(&mut round);
-    let (healed, figures) = (round.healed.unwrap_or_else(Instant::now), round.figures);
+    let (healed, excuse, figures) = (round.healed.unwrap_or_else(Instant::now), round.excuse, round.figures);
     stage.in_order();
     let converged = healed.elapsed();
     stage.note("in order");
     traffic.wait_for_writes(50, LIMIT);
     let history = traffic.stop();
-    let verdict = judge(&history, &stage.stored(&history));
+    let mut verdict = judge(&history, &stage.stored(&history), excuse);
+    verdict.hold_against(scenario.failovers, scenario.may_fail);
     stage.history = history;
     Finished { verdict, converged, figures }
 }

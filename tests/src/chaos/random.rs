@@ -21,7 +21,7 @@ const BETWEEN_DEATHS: Duration = Duration::from_millis(500);
 
 /// What a fault is done to; one fault at a time each.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Target {
+pub(super) enum Target {
     Redis(usize),
     Monitor(usize),
     Api(usize),

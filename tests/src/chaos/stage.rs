@@ -4,28 +4,30 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use topology::State;
 
 use super::scenarios::Scenario;
-use super::traffic::{Action, Record, Seat, own_keys};
+use super::traffic::{Action, ApiSeat, Record, Seat, own_keys};
 use super::wire::Wire;
 use crate::group::{Group, Places, SETTLE_LIMIT};
 use crate::netns::Hosts;
 use crate::programs::{Ini, Launch, Program};
+use crate::redis::{Redis, Settings};
 use crate::{target_dir, wait};
 
 /// Clients per API, on its host.
-const CLIENTS: usize = 3;
+pub(super) const CLIENTS: usize = 2;
 /// The hosts of the members, of the monitors and of the APIs.
 pub const REDIS: [&str; 3] = ["r0", "r1", "r2"];
 /// See [`REDIS`].
 pub const MONITORS: [&str; 2] = ["m0", "m1"];
 /// See [`REDIS`].
-pub const APIS: [&str; 2] = ["a0", "a1"];
+pub const APIS: [&str; 3] = ["a0", "a1", "a2"];
 
-/// A group of three servers, two monitors and two APIs, each on its own host, as ZooKeeper (`zk`) is.
+/// A group of three servers, two monitors and three APIs, each on its own host, as ZooKeeper (`zk`) is.
 #[derive(Debug)]
 pub struct Stage {
     /// The parts.
@@ -56,7 +58,12 @@ impl Stage {
             monitors: MONITORS.map(|name| hosts.host(name)).into(),
             api: hosts.host("a0"),
         };
-        let mut group = Group::of(2).places(places).apis(0).start();
+        let builder = Group::of(2).places(places).apis(0);
+        let mut group = scenario.redis.iter().fold(builder, |builder, line| builder.redis_line(line)).start();
+        if !scenario.redis.is_empty() {
+            // As is wise for servers with persistence: what they come back with is the monitors' affair.
+            group.redis.iter_mut().for_each(|redis| redis.change(Settings::replica_of_nobody));
+        }
         for name in APIS {
             let durability = if scenario.unconfirmed { "async" } else { "sync" };
             let api = start_api(&group, &hosts, name, durability);
@@ -68,13 +75,13 @@ impl Stage {
     }
 
     /// Where the clients are.
-    pub fn seats(&self) -> Vec<Seat> {
+    pub fn seats(&self) -> Vec<Arc<dyn Seat>> {
         let apis = self.group.api_addresses();
-        let seat = |at: usize| {
+        let seat = |at: usize| -> Arc<dyn Seat> {
             let own = at % APIS.len();
             let mut apis = apis.clone();
             apis.rotate_left(own);
-            Seat { host: self.hosts.host(APIS[own]), apis, strong: self.strong }
+            Arc::new(ApiSeat { host: self.hosts.host(APIS[own]), apis, strong: self.strong })
         };
         (0..CLIENTS * APIS.len()).map(seat).collect()
     }
@@ -121,21 +128,7 @@ impl Stage {
     /// What the primary holds of the keys that only one client wrote.
     #[track_caller]
     pub fn stored(&self, history: &[Record]) -> BTreeMap<String, u64> {
-        let primary = &self.group.redis[self.group.primary()];
-        let keys: Vec<&str> = own_keys(history).into_keys().collect();
-        let mut stored = BTreeMap::new();
-        for some in keys.chunks(500) {
-            let names: Vec<String> = some.iter().map(|key| format!("k:{key}")).collect();
-            let mut words = vec!["MGET"];
-            words.extend(names.iter().map(String::as_str));
-            let values = primary.cmd(&words);
-            for (key, value) in some.iter().zip(values.list()) {
-                if let crate::resp::Reply::Text(value) = value {
-                    stored.insert((*key).to_owned(), value.parse().unwrap_or(0));
-                }
-            }
-        }
-        stored
+        stored(&self.group.redis[self.group.primary()], history)
     }
 
     /// Copies all logs, the notes and the history to a folder that stays, and returns it.
@@ -169,6 +162,25 @@ impl Stage {
         programs.for_each(|program| copy(program.process()));
         folder
     }
+}
+
+/// What this server holds of the keys that only one client wrote.
+#[track_caller]
+pub fn stored(redis: &Redis, history: &[Record]) -> BTreeMap<String, u64> {
+    let keys: Vec<&str> = own_keys(history).into_keys().collect();
+    let mut stored = BTreeMap::new();
+    for some in keys.chunks(500) {
+        let names: Vec<String> = some.iter().map(|key| format!("k:{key}")).collect();
+        let mut words = vec!["MGET"];
+        words.extend(names.iter().map(String::as_str));
+        let values = redis.cmd(&words);
+        for (key, value) in some.iter().zip(values.list()) {
+            if let crate::resp::Reply::Text(value) = value {
+                stored.insert((*key).to_owned(), value.parse().unwrap_or(0));
+            }
+        }
+    }
+    stored
 }
 
 fn line_of(record: &Record) -> String {

@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::Finished;
-use super::scenarios::Scenario;
 
 /// One scenario, all its rounds together.
 #[derive(Debug, Clone)]
@@ -35,10 +34,10 @@ pub const HEAD: &str = "\
 |---|---|---|---|---|---|---|---|---|---|---|---|---|";
 
 impl Row {
-    pub(super) fn new(scenario: &Scenario, seed: u64) -> Self {
+    pub(super) fn new(name: &'static str, expected: &'static str, seed: u64) -> Self {
         Self {
-            name: scenario.name,
-            expected: scenario.expected,
+            name,
+            expected,
             seed,
             rounds: 0,
             requests: 0,

@@ -4,6 +4,7 @@
 //! nothing overwrites, so that every single lost one shows in the end.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,15 +23,42 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(6);
 /// Values are unique: the client's number times this, and a count.
 const VALUES_PER_CLIENT: u64 = 1_000_000_000;
 
-/// Where a client is and whom it asks first; if that API is gone, the others in turn.
+/// Where a client is, and what it talks to.
+pub trait Seat: Debug + Send + Sync {
+    /// The way in, for one client.
+    fn open(&self) -> Box<dyn Door>;
+    /// Whether it reads strongly; if not, its strong reads are ordinary ones.
+    fn reads_strongly(&self) -> bool;
+}
+
+/// The epoch and the primary under which an answer was given, if it says so.
+pub type GivenBy = Option<(u64, String)>;
+
+/// One client's way to the data: a connection, and another one after it broke.
+pub trait Door: Send {
+    /// One request, which is never repeated.
+    fn request(&mut self, action: Action, key: &str, value: u64) -> (Outcome, GivenBy);
+}
+
+/// A client of the API. If the one it asks is gone, the others in turn.
 #[derive(Debug, Clone)]
-pub struct Seat {
+pub struct ApiSeat {
     /// The host that it runs on.
     pub host: Host,
     /// The APIs, its own first.
     pub apis: Vec<SocketAddr>,
-    /// Whether it reads strongly; if not, its strong reads are ordinary ones.
+    /// See [`Seat::reads_strongly`].
     pub strong: bool,
+}
+
+impl Seat for ApiSeat {
+    fn open(&self) -> Box<dyn Door> {
+        Box::new(ApiDoor { seat: self.clone(), at: 0, connection: None })
+    }
+
+    fn reads_strongly(&self) -> bool {
+        self.strong
+    }
 }
 
 /// What was asked for.
@@ -77,7 +105,7 @@ pub struct Record {
     /// What became of it.
     pub outcome: Outcome,
     /// `x-albireo-epoch` and `x-albireo-primary`, if it was answered.
-    pub given_by: Option<(u64, String)>,
+    pub given_by: GivenBy,
 }
 
 impl Record {
@@ -97,7 +125,7 @@ impl Record {
 pub struct Traffic {
     shared: Arc<Shared>,
     clients: Vec<JoinHandle<Vec<Record>>>,
-    seats: Vec<Seat>,
+    seats: Vec<Arc<dyn Seat>>,
     name: String,
 }
 
@@ -111,7 +139,7 @@ struct Shared {
 
 impl Traffic {
     /// One client per seat. `name` keeps the keys of one round apart from another's; the seed decides what is asked.
-    pub fn start(name: &str, seats: &[Seat], seed: u64) -> Self {
+    pub fn start(name: &str, seats: &[Arc<dyn Seat>], seed: u64) -> Self {
         let shared = Arc::new(Shared {
             start: Instant::now(),
             stop: AtomicBool::new(false),
@@ -120,7 +148,7 @@ impl Traffic {
         });
         let clients = seats.iter().enumerate().map(|(number, seat)| {
             let rng = fastrand::Rng::with_seed(seed.wrapping_mul(1000).wrapping_add(number as u64));
-            let client = Client::new(number, name, seat.clone(), rng, Arc::clone(&shared));
+            let client = Client::new(number, name, seat.as_ref(), rng, Arc::clone(&shared));
             thread::spawn(move || client.run())
         });
         let clients = clients.collect();
@@ -167,7 +195,7 @@ impl Traffic {
         for (number, seat) in self.seats.iter().enumerate() {
             let number = self.seats.len() + number;
             let rng = fastrand::Rng::with_seed(0);
-            let mut last = Client::new(number, &self.name, seat.clone(), rng, Arc::clone(&self.shared));
+            let mut last = Client::new(number, &self.name, seat.as_ref(), rng, Arc::clone(&self.shared));
             for key in 0..SHARED_KEYS {
                 let key = shared_key(&self.name, key);
                 last.request(Action::ReadStrong, key, 0);
@@ -192,20 +220,18 @@ fn shared_key(name: &str, number: u64) -> String {
 struct Client {
     number: usize,
     name: String,
-    seat: Seat,
-    /// Which of the seat's APIs is asked.
-    at: usize,
+    door: Box<dyn Door>,
+    strong: bool,
     rng: fastrand::Rng,
     shared: Arc<Shared>,
-    connection: Option<Connection>,
     count: u64,
     records: Vec<Record>,
 }
 
 impl Client {
-    fn new(number: usize, name: &str, seat: Seat, rng: fastrand::Rng, shared: Arc<Shared>) -> Self {
-        let name = name.to_owned();
-        Self { number, name, seat, at: 0, rng, shared, connection: None, count: 0, records: Vec::new() }
+    fn new(number: usize, name: &str, seat: &dyn Seat, rng: fastrand::Rng, shared: Arc<Shared>) -> Self {
+        let (name, door, strong) = (name.to_owned(), seat.open(), seat.reads_strongly());
+        Self { number, name, door, strong, rng, shared, count: 0, records: Vec::new() }
     }
 
     fn run(mut self) -> Vec<Record> {
@@ -215,7 +241,7 @@ impl Client {
             let key = shared_key(&self.name, self.rng.u64(0..SHARED_KEYS));
             match self.rng.u8(0..20) {
                 0..5 => self.request(Action::Write, key, value),
-                5..10 if self.seat.strong => self.request(Action::ReadStrong, key, 0),
+                5..10 if self.strong => self.request(Action::ReadStrong, key, 0),
                 5..12 => self.request(Action::Read, key, 0),
                 _ => self.request(Action::WriteOwn, format!("{}-{value}", self.name), value),
             }
@@ -226,12 +252,8 @@ impl Client {
 
     fn request(&mut self, action: Action, key: String, value: u64) {
         let invoked = self.shared.start.elapsed();
-        let answer = self.exchange(action, &key, value);
+        let (outcome, given_by) = self.door.request(action, &key, value);
         let returned = self.shared.start.elapsed();
-        let (outcome, given_by) = match answer {
-            Ok(answer) => (outcome_of(action, value, &answer), given_by(&answer)),
-            Err(outcome) => (outcome, None),
-        };
         let record = Record { client: self.number, action, key, value, invoked, returned, outcome, given_by };
         if record.is_acknowledged() {
             let epoch = record.given_by.as_ref().map_or(0, |(epoch, _)| *epoch);
@@ -240,7 +262,25 @@ impl Client {
         }
         self.records.push(record);
     }
+}
 
+struct ApiDoor {
+    seat: ApiSeat,
+    /// Which of the seat's APIs is asked.
+    at: usize,
+    connection: Option<Connection>,
+}
+
+impl Door for ApiDoor {
+    fn request(&mut self, action: Action, key: &str, value: u64) -> (Outcome, GivenBy) {
+        match self.exchange(action, key, value) {
+            Ok(answer) => (outcome_of(action, value, &answer), given_by(&answer)),
+            Err(outcome) => (outcome, None),
+        }
+    }
+}
+
+impl ApiDoor {
     /// One request. A connection that broke is replaced for the next one, at the next API.
     fn exchange(&mut self, action: Action, key: &str, value: u64) -> Result<Answer, Outcome> {
         let mut connection = match self.connection.take() {
@@ -298,7 +338,7 @@ fn outcome_of(action: Action, value: u64, answer: &Answer) -> Outcome {
     }
 }
 
-fn given_by(answer: &Answer) -> Option<(u64, String)> {
+fn given_by(answer: &Answer) -> GivenBy {
     let epoch = answer.header("x-albireo-epoch")?.parse().ok()?;
     Some((epoch, answer.header("x-albireo-primary")?.to_owned()))
 }

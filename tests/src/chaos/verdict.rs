@@ -43,8 +43,36 @@ impl fmt::Display for Verdict {
     }
 }
 
+/// What a fault takes away by its nature, so that nobody may call it lost: FLUSHALL, or the death of every process.
+#[derive(Debug, Clone, Copy)]
+pub struct Excuse {
+    /// Writes acknowledged before this have to stay all the same.
+    pub kept: Duration,
+    /// What was asked for after this is judged as ever.
+    pub until: Duration,
+}
+
+impl Excuse {
+    /// The history with the writes in between as indeterminate ones, and without the reads up to the end of it.
+    #[must_use]
+    fn applied_to(&self, history: &[Record]) -> Vec<Record> {
+        let excused = |record: &Record| {
+            let stays = record.action == Action::WriteOwn && record.returned < self.kept;
+            if record.invoked >= self.until || stays {
+                return Some(record.clone());
+            }
+            let outcome = match &record.outcome {
+                Outcome::Done(_) => Outcome::Unknown("it may be gone".to_owned()),
+                outcome @ (Outcome::Failed(_) | Outcome::Unknown(_) | Outcome::Nonsense(_)) => outcome.clone(),
+            };
+            record.is_write().then(|| Record { outcome, ..record.clone() })
+        };
+        history.iter().filter_map(excused).collect()
+    }
+}
+
 /// Judges a history. `stored` is what the primary holds in the end, for every key of its own that it holds.
-pub fn judge(history: &[Record], stored: &BTreeMap<String, u64>) -> Verdict {
+pub fn judge(history: &[Record], stored: &BTreeMap<String, u64>, excuse: Option<Excuse>) -> Verdict {
     let count = |matches: &dyn Fn(&Record) -> bool| history.iter().filter(|record| matches(record)).count();
     let mut verdict = Verdict {
         requests: history.len(),
@@ -54,16 +82,34 @@ pub fn judge(history: &[Record], stored: &BTreeMap<String, u64>) -> Verdict {
         unknown: count(&|record| record.is_write() && matches!(record.outcome, Outcome::Unknown(_))),
         stale_plain: stale_reads(history, Action::Read),
         failovers: failovers(history),
-        gap: longest_gap(history),
+        gap: longest_gap(history.iter()),
         ..Verdict::default()
     };
-    verdict.judge_own_keys(history, stored);
-    verdict.judge_shared_keys(history);
     verdict.judge_answers(history);
+    match excuse.map(|excuse| excuse.applied_to(history)) {
+        None => verdict.judge_data(history, stored),
+        Some(history) => verdict.judge_data(&history, stored),
+    }
     verdict
 }
 
 impl Verdict {
+    /// What a scenario promises besides: at most so many failovers and, perhaps, no request that fails.
+    pub fn hold_against(&mut self, failovers: usize, may_fail: bool) {
+        if self.failovers > failovers {
+            self.violations.push(format!("{} failovers instead of {failovers}", self.failovers));
+        }
+        if !may_fail && self.failed + self.unknown > 0 {
+            let Verdict { failed, unknown, .. } = self;
+            self.violations.push(format!("{failed} requests failed and {unknown} writes are indeterminate"));
+        }
+    }
+
+    fn judge_data(&mut self, history: &[Record], stored: &BTreeMap<String, u64>) {
+        self.judge_own_keys(history, stored);
+        self.judge_shared_keys(history);
+    }
+
     fn judge_own_keys(&mut self, history: &[Record], stored: &BTreeMap<String, u64>) {
         for (key, record) in own_keys(history) {
             let there = stored.get(key);
@@ -187,9 +233,9 @@ fn failovers(history: &[Record]) -> usize {
     in_order.windows(2).filter(|pair| pair[0] != pair[1]).count()
 }
 
-fn longest_gap(history: &[Record]) -> Duration {
-    let mut ends: Vec<Duration> =
-        history.iter().filter(|r| r.is_acknowledged()).map(|r| r.returned).collect();
+/// The longest time without an acknowledged write in these records.
+pub fn longest_gap<'a>(records: impl Iterator<Item = &'a Record>) -> Duration {
+    let mut ends: Vec<Duration> = records.filter(|r| r.is_acknowledged()).map(|r| r.returned).collect();
     ends.sort();
     ends.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
 }
@@ -245,9 +291,32 @@ mod tests {
             ("a value from nowhere", vec![read(Action::Read, Some(1), 4)], &nothing, 1),
         ];
         for (what, history, stored, violations) in rows {
-            let verdict = judge(&history, stored);
+            let verdict = judge(&history, stored, None);
             assert_eq!(verdict.violations.len(), violations, "{what}: {:?}", verdict.violations);
         }
+    }
+
+    #[test]
+    fn what_a_fault_takes_away() {
+        let own = |value, at| record(Action::WriteOwn, value, at, Outcome::Done(None));
+        let ms = Duration::from_millis;
+        let before = [own(1, 0), own(2, 10), write(3, 10), read(Action::ReadStrong, Some(3), 12)];
+        let after = [read(Action::ReadStrong, None, 30), own(4, 32)];
+        let history: Vec<Record> = before.into_iter().chain(after).collect();
+        let rows = [
+            ("all but what came before the snapshot", 5, vec![1, 4], 0),
+            ("what the snapshot has", 5, vec![4], 1),
+            ("what came afterwards", 5, vec![1], 1),
+            ("nothing was to stay", 0, vec![4], 0),
+        ];
+        for (what, kept, there, violations) in rows {
+            let stored = there.into_iter().map(|value| (format!("own-{value}"), value)).collect();
+            let verdict = judge(&history, &stored, Some(Excuse { kept: ms(kept), until: ms(20) }));
+            assert_eq!(verdict.violations.len(), violations, "{what}: {:?}", verdict.violations);
+            assert_eq!((verdict.requests, verdict.unknown), (6, 0), "what was seen is counted as it was");
+        }
+        let stored = [1, 2, 4].map(|value| (format!("own-{value}"), value)).into();
+        assert_ne!(judge(&history, &stored, None).violations.len(), 0, "without an excuse");
     }
 
     #[test]
@@ -264,10 +333,10 @@ mod tests {
             given(read(Action::Read, None, 61), 3, "b"),
             given(read(Action::Read, Some(3), 62), 3, "b"),
         ];
-        let verdict = judge(&history, &BTreeMap::new());
+        let verdict = judge(&history, &BTreeMap::new(), None);
         assert_eq!((verdict.failovers, verdict.stale_plain, verdict.gap.as_millis()), (1, 2, 40));
         assert_eq!(verdict.violations, Vec::<String>::new());
         let two = [given(write(1, 0), 1, "a"), given(write(2, 2), 1, "b")];
-        assert_eq!(judge(&two, &BTreeMap::new()).violations.len(), 1);
+        assert_eq!(judge(&two, &BTreeMap::new(), None).violations.len(), 1);
     }
 }

@@ -134,7 +134,8 @@ fn one_round(scenario: &Scenario, plan: Plan, number: u64, stage: &mut Stage) ->
     traffic.wait_for_writes(100, LIMIT);
     let rng = fastrand::Rng::with_seed(plan.seed);
     let (figures, lasts) = (Vec::new(), plan.lasts);
-    let mut round = Round { stage, traffic: &traffic, number, rng, lasts, healed: None, excuse: None, figures };
+    let mut round =
+        Round { stage, traffic: &traffic, number, rng, lasts, healed: None, excuse: None, figures };
     (scenario.act)(&mut round);
     let (healed, excuse, figures) = (round.healed.unwrap_or_else(Instant::now), round.excuse, round.figures);
     stage.in_order();

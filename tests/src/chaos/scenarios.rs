@@ -66,10 +66,17 @@ pub const ALL: &[Scenario] = &[
     at_most(1, scenario("primary-paused", "0.1-5 s: 0 stale strong reads", primary_paused)),
     at_most(1, scenario("primary-paused-long", "10-30 s: 0 stale strong reads", primary_paused_long)),
     at_most(1, scenario("both-monitors-paused", "one publisher", both_monitors_paused)),
-    unnoticed(0, scenario("monitors-cut-from-each-other", "0 failed, 0 failovers, no takeover", monitors_cut)),
+    unnoticed(
+        0,
+        scenario("monitors-cut-from-each-other", "0 failed, 0 failovers, no takeover", monitors_cut),
+    ),
     at_most(
         1,
-        scenario("primary-and-client-cut-off", "demoted <= 100 ms after the heal", primary_and_client_cut_off),
+        scenario(
+            "primary-and-client-cut-off",
+            "demoted <= 100 ms after the heal",
+            primary_and_client_cut_off,
+        ),
     ),
     Scenario {
         unconfirmed: true,
@@ -113,7 +120,11 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         // A file with another line than the usual ones: the snapshots are made by hand.
         redis: &["appendonly no"],
-        ..scenario("everything-restarted-rdb", "the best holder serves; all up to its snapshot", restarted_rdb)
+        ..scenario(
+            "everything-restarted-rdb",
+            "the best holder serves; all up to its snapshot",
+            restarted_rdb,
+        )
     },
     scenario("random", "in order <= 5 s after the heal", random),
 ];

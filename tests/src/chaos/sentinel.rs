@@ -88,18 +88,22 @@ fn one_round(scenario: &Scenario, plan: Plan, number: u64) -> Finished {
     let (converged, ended) = (healed.elapsed(), traffic.began().elapsed());
     traffic.wait_for_writes(50, LIMIT);
     let history = traffic.stop();
-    let mut verdict = judge(&history, &stored(&stage.redis[primary], &history), None);
+    let stored = stored(&stage.redis[primary], &history);
+    let mut verdict = judge(&history, &stored, None);
     assert!(verdict.acknowledged > 0, "nothing was acknowledged: nothing is measured");
     verdict.failovers = stage.failovers();
     // Those who are cut off with the old primary write on; it is the others who wait.
     let waits = |record: &&Record| scenario.cut != Some(SEATS[record.client % SEATS.len()]);
     verdict.gap = longest_gap(history.iter().filter(waits));
-    let meanwhile = |record: &&Record| {
-        let own = record.action == Action::WriteOwn && record.is_acknowledged();
-        own && record.invoked > begun && record.returned < ended
+    let lost_of = |from: Duration, to: Duration| {
+        let own = |record: &&Record| record.action == Action::WriteOwn && record.is_acknowledged();
+        let own: Vec<&Record> = history.iter().filter(own).collect();
+        let then: Vec<_> = own.iter().filter(|r| r.returned > from && r.returned <= to).collect();
+        let lost = then.iter().filter(|record| !stored.contains_key(&record.key)).count();
+        format!("{lost} of {} lost", then.len())
     };
-    let meanwhile = history.iter().filter(meanwhile).count();
-    let figures = vec![format!("{} of {meanwhile} lost during fault and repair", verdict.lost)];
+    let (before, since) = (lost_of(Duration::ZERO, begun), lost_of(begun, ended));
+    let figures = vec![format!("before the fault {before}, until all was in order {since}")];
     Finished { verdict, converged, figures }
 }
 
@@ -225,8 +229,7 @@ impl Sentinel {
     }
 
     fn knows_all(&self) -> Result<(), String> {
-        let mut connection =
-            Connection::open(&self.host, self.addr, ASK_LIMIT).map_err(|e| e.to_string())?;
+        let mut connection = Connection::open(&self.host, self.addr, ASK_LIMIT).map_err(|e| e.to_string())?;
         let shown = connection.call(&["SENTINEL", "MASTER", "main"]).map_err(|e| e.to_string())?;
         let Reply::List(shown) = shown else { return Err(format!("{shown:?}")) };
         let has = |field: &str, value: &str| {
@@ -327,8 +330,8 @@ fn outcome_of(action: Action, text: &str) -> Outcome {
     match action {
         Action::Write | Action::WriteOwn if text == "OK" => Outcome::Done(None),
         Action::Write | Action::WriteOwn => Outcome::Nonsense(text.to_owned()),
-        Action::Read | Action::ReadStrong => {
-            text.parse().map_or_else(|_| Outcome::Nonsense(text.to_owned()), |value| Outcome::Done(Some(value)))
-        }
+        Action::Read | Action::ReadStrong => text
+            .parse()
+            .map_or_else(|_| Outcome::Nonsense(text.to_owned()), |value| Outcome::Done(Some(value))),
     }
 }

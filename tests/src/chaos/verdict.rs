@@ -63,7 +63,9 @@ impl Excuse {
             }
             let outcome = match &record.outcome {
                 Outcome::Done(_) => Outcome::Unknown("it may be gone".to_owned()),
-                outcome @ (Outcome::Failed(_) | Outcome::Unknown(_) | Outcome::Nonsense(_)) => outcome.clone(),
+                outcome @ (Outcome::Failed(_) | Outcome::Unknown(_) | Outcome::Nonsense(_)) => {
+                    outcome.clone()
+                }
             };
             record.is_write().then(|| Record { outcome, ..record.clone() })
         };

@@ -290,10 +290,10 @@ impl Group {
         load
     }
 
-    /// The decision in force.
+    /// The decision in force. A disk that is slow to sync may keep ZooKeeper from answering for seconds.
     #[track_caller]
     pub fn state(&self) -> State {
-        self.try_state().unwrap_or_else(|why| panic!("the state record: {why}"))
+        wait::until("the state record", SEED_LIMIT, || self.try_state())
     }
 
     /// The same, or why there is none.

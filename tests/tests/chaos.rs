@@ -93,4 +93,6 @@ fn all_scenarios() {
     println!("load of the machine at the end: {}", load.trim());
     let broken: Vec<&String> = rows.iter().flat_map(|row| &row.broken).collect();
     assert!(broken.is_empty(), "{broken:#?}");
+    let missed: Vec<&String> = rows.iter().flat_map(|row| &row.missed).collect();
+    assert!(missed.is_empty(), "nothing is lost, but this was not as expected: {missed:#?}");
 }

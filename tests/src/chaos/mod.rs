@@ -101,6 +101,11 @@ pub fn run(scenario: &Scenario, plan: Plan) -> Row {
         let broken = match done {
             Ok(finished) => {
                 println!("{}, round {number}: {}", scenario.name, finished.verdict);
+                if !finished.verdict.missed.is_empty() && !scenario.unconfirmed {
+                    let missed = &finished.verdict.missed;
+                    let kept = stage.keep(&format!("{}-{}", scenario.name, plan.seed), missed);
+                    row.missed.push(format!("round {number}: {} ({})", missed.join(", "), kept.display()));
+                }
                 let broken = row.add(finished);
                 if scenario.unconfirmed { Vec::new() } else { broken }
             }

@@ -19,9 +19,9 @@ pub struct Scenario {
     pub name: &'static str,
     /// The figure to reach.
     pub expected: &'static str,
-    /// How many failovers a round may see; more break a promise.
+    /// How many failovers a round may see; more are too many.
     pub failovers: usize,
-    /// Whether a request may fail or stay unanswered; if not, one that does breaks a promise.
+    /// Whether a request may fail or stay unanswered.
     pub may_fail: bool,
     /// The host whose link it slows down.
     pub slow: Option<&'static str>,
@@ -254,7 +254,10 @@ fn monitor_paused(round: &mut Round<'_>) {
 }
 
 fn leader(round: &Round<'_>) -> String {
-    let znode = round.stage.group.zookeeper.get("/albireo/leader");
+    let znode = wait::until("the leader record", LIMIT, || {
+        let read = round.stage.group.zookeeper.try_get("/albireo/leader");
+        read.map_err(|e| e.to_string())
+    });
     znode.map_or_else(|| "nobody".to_owned(), |znode| znode.text())
 }
 

@@ -24,6 +24,8 @@ pub struct Row {
     gaps: Vec<Duration>,
     converged: Duration,
     figures: Vec<String>,
+    /// What was not as expected although nothing was broken, in sentences, with the logs of the round.
+    pub missed: Vec<String>,
     /// What was broken, in sentences; empty if every promise held.
     pub broken: Vec<String>,
 }
@@ -51,6 +53,7 @@ impl Row {
             gaps: Vec::new(),
             converged: Duration::ZERO,
             figures: Vec::new(),
+            missed: Vec::new(),
             broken: Vec::new(),
         }
     }
@@ -93,6 +96,9 @@ impl Row {
         let mut text = format!("{}: expected: {}", self.name, self.expected);
         if !self.figures.is_empty() {
             let _ = write!(text, "; measured: {}", self.figures.join(", "));
+        }
+        for missed in &self.missed {
+            let _ = write!(text, "\n  MISSED: {missed}");
         }
         for broken in &self.broken {
             let _ = write!(text, "\n  BROKEN: {broken}");

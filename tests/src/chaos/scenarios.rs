@@ -264,7 +264,7 @@ fn leader(round: &Round<'_>) -> String {
 /// Nothing passes between the two; both reach everything else.
 fn monitors_cut(round: &mut Round<'_>) {
     let led = leader(round);
-    let how = if round.number % 2 == 0 { Cut::Drop } else { Cut::Reset };
+    let how = if round.number.is_multiple_of(2) { Cut::Drop } else { Cut::Reset };
     round.note(format!("cut m0 from m1 ({how:?})"));
     round.stage.hosts.cut("m0", "m1", how);
     wait::never("the lead was taken", Duration::from_secs(3), || {

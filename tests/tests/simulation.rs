@@ -34,7 +34,7 @@ fn random_runs_keep_every_invariant_and_converge() {
     let seeds = number("SIM_SEEDS").unwrap_or(5_000);
     let from = number("SIM_FROM").unwrap_or(0);
     let go_on = number("SIM_GO_ON").is_some();
-    let (mut counts, mut left, begun) = (Counts::default(), 0, Instant::now());
+    let (mut counts, mut left, mut waits, begun) = (Counts::default(), 0, 0, Instant::now());
     for seed in from..from + seeds {
         let run = sim::run(seed, None, false);
         match run.failure {
@@ -44,11 +44,13 @@ fn random_runs_keep_every_invariant_and_converge() {
         }
         counts.add(&run.counts);
         left += u64::from(run.end == End::NobodyLeft);
+        waits += u64::from(run.end == End::Waits);
     }
     let took = begun.elapsed();
     let speed = seeds as f64 / took.as_secs_f64();
     println!(
-        "{seeds} seeds from {from} in {took:.1?} ({speed:.0}/s), nobody left to promote in {left}: {counts:?}"
+        "{seeds} seeds from {from} in {took:.1?} ({speed:.0}/s), nobody left to promote in {left}, \
+         waiting for an operator in {waits}: {counts:?}"
     );
     // A simulation in which nothing happens proves nothing.
     for (what, count, at_least) in [
@@ -66,7 +68,10 @@ fn random_runs_keep_every_invariant_and_converge() {
         ("lost batches that were there", counts.settled, seeds / 10),
         ("lost batches that were sent again", counts.resent, seeds / 20),
         ("runs in which a copy survived", seeds - counts.void, seeds / 2),
-        ("runs that converged", seeds - left, seeds / 2),
+        ("cold starts", counts.cold, seeds / 20),
+        ("cold starts whose choice was judged", counts.chosen, seeds / 30),
+        ("runs that wait for an operator", waits, seeds / 500),
+        ("runs that converged", seeds - left - waits, seeds / 2),
     ] {
         assert!(seeds < 1000 || count >= at_least, "only {count} {what} in {seeds} runs");
     }
@@ -130,6 +135,18 @@ const NOTICED: &[(Flaw, &str)] = &[
     (Flaw::KeepsTheGone, STUCK),
     (Flaw::NoRestartGuard, "a full synchronisation took the confirmed write"),
     (Flaw::AlwaysLeads, "passive"),
+    (Flaw::ColdWhileOneMayLive, "may live"),
+    (Flaw::ColdWithoutAll, "a cold start without 10."),
+    (Flaw::ColdWhileLoading, "a cold start without 10."),
+    (Flaw::ColdAtOnce, "a cold start without waiting for"),
+    (Flaw::ColdForOperator, "that an operator was to decide"),
+    (Flaw::ColdWithoutProof, "has no fence or no tick"),
+    (Flaw::ColdFromTooOld, "older than the set"),
+    (Flaw::ColdThoughContradicted, "has a higher tick"),
+    (Flaw::ColdByOffset, "would be the best"),
+    (Flaw::ColdByFence, "would be the best"),
+    (Flaw::NoDetachFirst, "follows another one"),
+    (Flaw::NeverTicks, STUCK),
     (Flaw::OneCopyIsEnough, LOST),
     (Flaw::WaitIsBelieved, LOST),
     (Flaw::AddressesAreCompared, STUCK),

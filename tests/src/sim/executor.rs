@@ -259,6 +259,9 @@ impl Sim {
         let executor = self.executor(at, server);
         executor.serial += 1;
         let Some(running) = executor.running.take() else { return };
+        if matches!(outcome, Outcome::Done(Some(_))) {
+            self.monitors[at].probes[server].heard_on_link = true;
+        }
         say!(self, "m{at}'s order at s{server} ended: {}", word(&running.order.deed, &outcome));
         self.group_input(at, GroupEvent::Ordered(running.order.backend, outcome));
         self.next_order(at, server);

@@ -10,6 +10,9 @@ use super::store::{Content, Path};
 /// Kinds of faults.
 pub(super) const FAULTS: usize = 22;
 
+/// The kind that saves a snapshot.
+pub(super) const SAVES: usize = 13;
+
 /// How often each kind comes, relative to the others; every run scales each of them anew.
 pub(super) const WEIGHTS: [u32; FAULTS] = [5, 4, 4, 6, 5, 4, 3, 2, 2, 2, 4, 2, 2, 4, 2, 1, 1, 1, 4, 2, 1, 3];
 
@@ -107,7 +110,7 @@ impl Sim {
                     self.append(at, Entry::Erase);
                 }
             }
-            13 => {
+            SAVES => {
                 let at = self.some_server();
                 self.servers[at].save();
             }
@@ -341,7 +344,8 @@ impl Sim {
         for at in 0..self.servers.len() {
             let (pause, run) = (self.servers[at].pause, self.servers[at].run);
             self.server_resumes(at, pause);
-            if !self.servers[at].up && !self.one_in(4) {
+            let rare = if self.plan.dark.is_some() { 12 } else { 4 };
+            if !self.servers[at].up && !self.one_in(rare) {
                 let after = self.rng.u64(0..300) * MS;
                 self.schedule(after, Event::ServerRises { server: at, run });
             }

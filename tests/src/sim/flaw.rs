@@ -5,9 +5,10 @@
 
 use std::rc::Rc;
 
+use failover::cold::Wait;
 use failover::group::Publication;
-use failover::{Command, Deed, Fence, MinInSync, Observation, Order, Role};
-use topology::{Phase, State};
+use failover::{ColdStart, Command, Deed, Fence, MinInSync, Observation, Order, Reason, Role};
+use topology::{Endpoint, Phase, PrimaryRef, State};
 
 use super::client::Call;
 use super::kernel::{MS, Sim, Us};
@@ -90,6 +91,30 @@ pub enum Flaw {
     IgnoresBeats,
     /// R13: a monitor does not notice that it stood still.
     IgnoresStalls,
+    /// R14: a member of the set that has not answered is not waited for.
+    ColdWhileOneMayLive,
+    /// R14: nor is another member.
+    ColdWithoutAll,
+    /// R14: nor one that loads.
+    ColdWhileLoading,
+    /// R14: `cold_wait` is not waited for.
+    ColdAtOnce,
+    /// R14: an operator is not asked.
+    ColdForOperator,
+    /// R14: one without fence or tick is chosen.
+    ColdWithoutProof,
+    /// R14: one is chosen that is older than the set.
+    ColdFromTooOld,
+    /// R14: fence and tick contradict each other, and one is chosen.
+    ColdThoughContradicted,
+    /// R14: the highest offset is chosen.
+    ColdByOffset,
+    /// R14: the tick is not looked at.
+    ColdByFence,
+    /// R14: nobody is detached.
+    NoDetachFirst,
+    /// R14: nobody counts the tick up.
+    NeverTicks,
     /// R3: one copy is enough.
     OneCopyIsEnough,
     /// R3: copies are counted, as WAIT does, and nobody asks whose they are.
@@ -175,6 +200,18 @@ impl Flaw {
         Self::AlwaysLeads,
         Self::IgnoresBeats,
         Self::IgnoresStalls,
+        Self::ColdWhileOneMayLive,
+        Self::ColdWithoutAll,
+        Self::ColdWhileLoading,
+        Self::ColdAtOnce,
+        Self::ColdForOperator,
+        Self::ColdWithoutProof,
+        Self::ColdFromTooOld,
+        Self::ColdThoughContradicted,
+        Self::ColdByOffset,
+        Self::ColdByFence,
+        Self::NoDetachFirst,
+        Self::NeverTicks,
         Self::OneCopyIsEnough,
         Self::WaitIsBelieved,
         Self::AddressesAreCompared,
@@ -196,6 +233,25 @@ impl Flaw {
         Self::NoChain,
         Self::ViewsGoBack,
     ];
+
+    /// It breaks R14, so that everything has to die.
+    pub(super) fn is_cold(self) -> bool {
+        use Flaw as F;
+        matches!(
+            self,
+            F::ColdWhileOneMayLive
+                | F::ColdWithoutAll
+                | F::ColdWhileLoading
+                | F::ColdAtOnce
+                | F::ColdForOperator
+                | F::ColdWithoutProof
+                | F::ColdFromTooOld
+                | F::ColdThoughContradicted
+                | F::ColdByOffset
+                | F::ColdByFence
+                | F::NoDetachFirst
+        )
+    }
 
     /// What hardly ever comes together by chance is brought about more often.
     pub(super) fn suits(self, plan: &mut Plan) {
@@ -225,6 +281,12 @@ impl Flaw {
             Self::NilFenceIsZero => often(plan, &[12, 3]),
             Self::NoVersionCheck | Self::NoLeadCheck | Self::ResendsPublication => often(plan, &[3, 10]),
             Self::AnyProcessServes => often(plan, &[0, 13]),
+            Self::ColdForOperator => plan.limits.cold_start = ColdStart::Operator,
+            Self::NoDetachFirst => {
+                if let Some(dark) = &mut plan.dark {
+                    dark.files = true;
+                }
+            }
             Self::EvictsTheLast => plan.limits.min_in_sync = MinInSync::Fixed(0),
             _ => {}
         }
@@ -266,6 +328,11 @@ impl Sim {
                 let recorded = Some(&state.primary.replid).filter(|replid| !replid.is_empty());
                 if let Some(replid) = recorded.or(entry.map(|entry| &entry.replid)) {
                     seen.replid.clone_from(replid);
+                }
+            }
+            Flaw::NoDetachFirst if seen.credential.is_none() => {
+                if let Role::Replica { source, .. } = &mut seen.role {
+                    *source = None;
                 }
             }
             Flaw::SyncingIsFine => {
@@ -338,6 +405,19 @@ impl Sim {
                     (next.primary.addr, next.primary.run_id) = (other.addr.clone(), other.run_id.clone());
                 }
             }
+            Flaw::ColdByOffset if next.cold && promotes => {
+                let best = self.servers.iter().filter(|s| s.up).max_by_key(|s| s.offset());
+                if let Some(best) = best {
+                    (next.primary.addr, next.primary.run_id) = (best.addr.clone(), best.run_id.clone());
+                }
+            }
+            Flaw::ColdByFence if next.cold && promotes => {
+                let recorded = old.as_ref().map(|old| &old.primary.addr);
+                let rank = |s: &&super::redis::Server| (s.data.fence, Some(&s.addr) == recorded);
+                if let Some(best) = self.servers.iter().filter(|s| s.up).max_by_key(rank) {
+                    (next.primary.addr, next.primary.run_id) = (best.addr.clone(), best.run_id.clone());
+                }
+            }
             Flaw::KeepsTheGone if next.reason.contains("(restarted)") => return None,
             Flaw::ActsFirst if promotes => self.flawed_order(at, &publication, Deed::Promote { basis: None }),
             Flaw::StampsFirst if !promotes && publication.next.epoch > 1 => {
@@ -347,6 +427,51 @@ impl Sim {
             _ => {}
         }
         Some(publication)
+    }
+
+    /// R14 waits, and a broken driver does not.
+    pub(super) fn flawed_wait(&mut self, at: usize, because: &Reason) {
+        let (Some(flaw), Reason::ColdStartWaits(wait)) = (self.flaw, because) else { return };
+        let addr = match (flaw, wait) {
+            (Flaw::ColdWhileOneMayLive, Wait::MayLive(_))
+            | (Flaw::ColdWithoutAll, Wait::Missing(_))
+            | (Flaw::ColdWhileLoading, Wait::Loading(_))
+            | (Flaw::ColdAtOnce, Wait::Settling)
+            | (Flaw::ColdForOperator, Wait::Operator) => {
+                let able = self.servers.iter().filter(|s| s.up && s.loading_until <= self.now);
+                able.max_by_key(|s| (s.data.fence, s.data.tick)).map(|s| s.addr.clone())
+            }
+            (Flaw::ColdWithoutProof, Wait::NoProof(addr))
+            | (Flaw::ColdFromTooOld, Wait::TooOld(addr))
+            | (Flaw::ColdThoughContradicted, Wait::Contradiction(addr, _)) => Some(addr.clone()),
+            (_, _) => None,
+        };
+        if let Some(addr) = addr {
+            self.force_cold_start(at, addr);
+        }
+    }
+
+    fn force_cold_start(&mut self, at: usize, addr: Endpoint) {
+        let m = &self.monitors[at];
+        let (Some((old, version)), Some(reign)) = (m.group.view().record.clone(), m.lead.reign()) else {
+            return;
+        };
+        let run_id = self.servers[index(&addr)].run_id.clone();
+        let next = State {
+            epoch: old.epoch + 1,
+            promoted: old.epoch + 1,
+            primary: PrimaryRef { addr, run_id, replid: String::new() },
+            in_sync: Vec::new(),
+            cold: true,
+            phase: Phase::Promoting,
+            reason: "cold start by a broken driver".into(),
+            ..old
+        };
+        self.judge_decision(at, &next);
+        let next = Content::State(Rc::new(next));
+        let ops = vec![Op::Check(Path::Leader, reign), Op::Set(Path::State, next, version)];
+        let generation = self.monitors[at].client.registered;
+        self.call(at, generation, Request::Multi(ops), Call::Nothing);
     }
 
     fn flawed_order(&mut self, at: usize, publication: &Publication, deed: Deed) {
@@ -401,6 +526,7 @@ impl Sim {
             Some(Flaw::LeavesWritable) => *command != Command::ReadOnly(true),
             Some(Flaw::ForgetsHistory) => *command != Command::KeepBacklog,
             Some(Flaw::KeepsClients) => *command != Command::CutClients,
+            Some(Flaw::NeverTicks) => !matches!(command, Command::Tick { .. }),
             _ => true,
         });
         commands

@@ -1,11 +1,13 @@
 //! How a run has to end: within a bound after the last fault all live servers are in their recorded roles, and the
 //! announcement and the pair agree, unless nobody is left who may be promoted.
 
-use failover::{Reason, candidate};
-use topology::{Phase, State};
+use failover::{ColdStart, Reason, candidate};
+use topology::{Endpoint, Phase, State};
 
 use super::End;
+use super::cold::{Rank, verdict};
 use super::kernel::{Event, MS, Sim, Us, say};
+use super::monitor::period;
 use super::redis::index;
 use super::store::{Content, Path};
 
@@ -21,13 +23,15 @@ impl Sim {
                 self.counts.healing_ms = (self.now - since) / MS;
                 self.end = Some(End::Converged);
             }
-            Some(_) if self.now < since + BOUND => self.schedule(20 * MS, Event::Look),
+            Some(_) if self.now < since + BOUND + period(self.plan.limits.cold_wait) => {
+                self.schedule(20 * MS, Event::Look)
+            }
             Some(why) => match self.excuse() {
-                true => {
+                Some(end) => {
                     self.explain_end();
-                    self.end = Some(End::NobodyLeft);
+                    self.end = Some(end);
                 }
-                false => self.broken(format!("not converged {} ms after the last fault: {why}", BOUND / MS)),
+                None => self.broken(format!("not converged {} ms after the last fault: {why}", BOUND / MS)),
             },
         }
     }
@@ -53,6 +57,9 @@ impl Sim {
         let role = s.up && s.master && s.run_id == state.primary.run_id;
         if !role {
             return Some(format!("{} is not the live primary {}", s.run_id, state.primary.run_id));
+        }
+        if s.data.tick.is_none() {
+            return Some(format!("{} has no tick", s.run_id));
         }
         if s.data.fence != Some(state.epoch) {
             return Some(format!("{} has the fence {:?}", s.run_id, s.data.fence));
@@ -125,23 +132,40 @@ impl Sim {
 
     /// Whether it is right that nobody serves: the recorded primary is gone, and R4 refuses every member of the set;
     /// or the record was destroyed while no monitor lived that had read it.
-    fn excuse(&self) -> bool {
+    fn excuse(&self) -> Option<End> {
         let destroyed = |m: &super::monitor::Monitor| *m.group.because() == Reason::RecordDamaged;
         if self.monitors.iter().any(|m| m.up && m.reign.is_some() && destroyed(m)) {
-            return true;
+            return Some(End::NobodyLeft);
         }
         let Some(state) = self.store.state() else {
-            return !self.servers[0].up;
+            return (!self.servers[0].up).then_some(End::NobodyLeft);
         };
         let primary = &self.servers[index(&state.primary.addr)];
         // Its fence was erased between the decision and its promotion: then R4 refuses it.
         let erased = state.phase == Phase::Promoting && !primary.master && primary.data.fence.is_none();
+        let erased = erased && !state.cold;
         if primary.up && primary.run_id == state.primary.run_id && !erased {
-            return false;
+            return None;
         }
-        state.in_sync.iter().all(|entry| {
+        let refused = state.in_sync.iter().all(|entry| {
             let at = index(&entry.addr);
             !self.servers[at].up || candidate::refusal(&state, entry, &self.observe(at)).is_some()
-        })
+        });
+        if refused { self.cold_excuse(&state) } else { None }
+    }
+
+    /// Whether a cold start may not be, or has to wait: for a server, or for an operator.
+    fn cold_excuse(&self, state: &State) -> Option<End> {
+        let server = |addr: &Endpoint| &self.servers[index(addr)];
+        let runs = |addr: &Endpoint, run_id: &str| server(addr).up && server(addr).run_id == run_id;
+        let known = runs(&state.primary.addr, &state.primary.run_id)
+            || state.in_sync.iter().any(|entry| runs(&entry.addr, &entry.run_id));
+        if known || self.plan.limits.cold_start == ColdStart::Operator {
+            return Some(End::NobodyLeft);
+        }
+        let members: Vec<(Endpoint, Rank)> =
+            state.members.iter().map(|addr| (addr.clone(), Rank::of(server(addr)))).collect();
+        let waits = state.members.iter().any(|addr| !server(addr).up) || verdict(state, &members).is_err();
+        waits.then_some(End::Waits)
     }
 }

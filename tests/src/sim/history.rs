@@ -18,6 +18,8 @@ pub(super) struct Request {
     pub(super) outcome: Outcome,
     /// It is on its way to a server, so its outcome is not in our hands.
     pub(super) sent: bool,
+    /// The epoch under which it was answered.
+    epoch: u64,
     /// The highest epoch that had answered, and by whom, when it was asked for.
     top: (u64, usize),
 }
@@ -65,6 +67,7 @@ impl Sim {
             returned: now,
             outcome: Outcome::Pending,
             sent: false,
+            epoch: 0,
             top,
         };
         let number = self.oracle.history.requests.len();
@@ -92,7 +95,9 @@ impl Sim {
         self.clients[client] = None;
         match outcome {
             Outcome::Failed if write => {
-                self.oracle.refused.insert(number);
+                if number >= self.oracle.segment.requests {
+                    self.oracle.refused.insert(number);
+                }
                 self.counts.failed += 1;
                 self.oracle.dirty = true;
             }
@@ -110,6 +115,7 @@ impl Sim {
             return;
         }
         self.tell(number, outcome);
+        self.oracle.history.requests[number].epoch = epoch;
         self.oracle.served = self.oracle.served.max(epoch);
         if !self.plan.sync {
             return;
@@ -117,14 +123,18 @@ impl Sim {
         match outcome {
             Outcome::Written => {
                 self.counts.acknowledged += 1;
-                self.oracle.acknowledged.insert(number);
+                // Told late, of what a cold start has given up.
+                if epoch >= self.oracle.segment.epoch {
+                    self.oracle.acknowledged.insert(number);
+                }
             }
             _ => self.counts.reads += 1,
         }
         self.oracle.dirty = true;
         // Reads are judged in the end, with the whole history.
         let Request { top, write, .. } = self.oracle.history.requests[number];
-        if write && !self.oracle.void && top.0 > epoch && top.1 != server {
+        let over = self.oracle.void || epoch < self.oracle.segment.epoch;
+        if write && !over && top.0 > epoch && top.1 != server {
             let why = format!(
                 "two primaries: write {number} was answered in epoch {epoch} at s{server} and began after an \
                  answer of epoch {} at s{}",
@@ -146,14 +156,20 @@ impl Sim {
         }
     }
 
-    /// Could some register have told the clients what they were told?
+    /// Could some register have told the clients what they were told, since the last cold start? What was given up by
+    /// that one is not asked for: each of its registers begins with what the chosen server held.
     pub(super) fn judge_history(&mut self) {
-        if !self.plan.sync || self.oracle.void || self.failure.is_some() {
+        if !self.plan.sync || self.failure.is_some() {
             return;
         }
+        let segment = self.oracle.segment;
         let mut keys: BTreeMap<u8, Vec<linearizable::Op>> = BTreeMap::new();
         for (number, request) in self.oracle.history.requests.iter().enumerate() {
             let value = |number: usize| Some(number as u64);
+            let answered = matches!(request.outcome, Outcome::Written | Outcome::Found(_));
+            if answered && request.epoch < segment.epoch {
+                continue;
+            }
             let (kind, returned) = match (request.write, request.outcome) {
                 (true, Outcome::Written) => (Kind::Write(value(number)), Some(request.returned)),
                 (true, Outcome::Unknown | Outcome::Pending) => (Kind::Write(value(number)), None),
@@ -162,16 +178,21 @@ impl Sim {
                 }
                 (_, _) => continue,
             };
-            let op = linearizable::Op { invoked: request.invoked, returned, kind };
+            let invoked = request.invoked.max(segment.begun + 1);
+            let op = linearizable::Op { invoked, returned, kind };
             keys.entry(request.key).or_default().push(op);
         }
-        let erased = self.oracle.history.flushes.iter();
+        let erased = self.oracle.history.flushes.iter().filter(|at| **at >= segment.begun);
         let erased: Vec<_> = erased
             .map(|at| linearizable::Op { invoked: *at, returned: None, kind: Kind::Write(None) })
             .collect();
         let last = self.last_values();
         for (key, mut ops) in keys {
             ops.extend(&erased);
+            if segment.epoch > 0 {
+                let kind = Kind::Write(segment.values[usize::from(key)].map(u64::from));
+                ops.push(linearizable::Op { invoked: segment.begun, returned: Some(segment.begun), kind });
+            }
             if let Some(last) = &last {
                 let value = last[usize::from(key)].map(u64::from);
                 ops.push(linearizable::Op {
@@ -190,7 +211,7 @@ impl Sim {
     fn last_values(&self) -> Option<[Option<u32>; 4]> {
         let state = self.store.state()?;
         let s = &self.servers[super::redis::index(&state.primary.addr)];
-        let serves = s.up && s.master && s.run_id == state.primary.run_id;
+        let serves = !self.oracle.void && s.up && s.master && s.run_id == state.primary.run_id;
         (serves && s.data.fence == Some(state.epoch)).then_some(s.data.values)
     }
 }

@@ -10,7 +10,7 @@ use super::monitor::{Monitor, Timer};
 use super::net::{ACCEPTOR, Body, ConnId, Net, Node, Purpose};
 use super::oracle::Oracle;
 use super::plan::{Plan, Weather};
-use super::redis::Server;
+use super::redis::{Keeps, Server};
 use super::store::Store;
 use super::{Counts, End, Run};
 
@@ -124,6 +124,14 @@ pub(super) enum Event {
     Fault,
     /// Some faults, right after a publication.
     Strike,
+    /// All servers die; see [`super::plan::Dark`].
+    Blackout,
+    /// One server dies, keeps so much, and is back after that long.
+    Dies {
+        server: usize,
+        keeps: Keeps,
+        after: Us,
+    },
     /// See [`Plan::ambush`].
     PrepareAmbush,
     Ambush,
@@ -266,6 +274,10 @@ impl Sim {
         if self.plan.ambush.is_some() {
             self.schedule(self.plan.calm, Event::PrepareAmbush);
         }
+        if self.plan.dark.is_some() {
+            let after = self.rng.u64(0..self.plan.storm / 3);
+            self.schedule(self.plan.calm + after, Event::Blackout);
+        }
         self.schedule(self.plan.calm + self.plan.storm, Event::Heal);
     }
 
@@ -371,6 +383,12 @@ impl Sim {
             Event::View { api, life } => self.read_view(api, life),
             Event::Fault => self.fault(),
             Event::Strike => self.strike(),
+            Event::Blackout => self.blackout(),
+            Event::Dies { server, keeps, after } => {
+                if self.healed.is_none() {
+                    self.kill(server, keeps, after);
+                }
+            }
             Event::PrepareAmbush => self.prepare_ambush(),
             Event::Ambush => self.ambush(),
             Event::CutEnds { from, to } => self.set_cut(from, to, false),

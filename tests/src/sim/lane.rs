@@ -153,14 +153,15 @@ impl Sim {
 
     /// Sets the marker and shows that the server takes writes under the view's epoch: a batch of none.
     fn prove(&mut self, at: usize, lane: usize, view: &Rc<State>) {
-        let now = self.now;
+        let (now, ticks) = (self.now, self.flaw != Some(Flaw::NeverTicks));
         let l = self.lane(at, lane);
         let (Some(conn), true) = (l.conn, now >= l.proof_at) else { return };
         if l.sent.iter().any(|sent| matches!(sent, Sent::Proof { .. } | Sent::Script { .. })) {
             return;
         }
         let epoch = view.epoch;
-        let call = Call { epoch, marker: l.marker, number: l.number, after: None, writes: Vec::new() };
+        let (marker, number) = (l.marker, l.number);
+        let call = Call { epoch, marker, number, after: None, writes: Vec::new(), ticks };
         l.sent.push_back(Sent::Proof { epoch });
         self.ask_lane(at, lane, conn, ToServer::Script(Rc::new(call)));
     }
@@ -212,7 +213,14 @@ impl Sim {
         let after = after.filter(|_| flaw != Some(Flaw::NoChain));
         l.number += 1;
         let (number, marker) = (l.number, l.marker);
-        let script = Call { epoch: view.epoch, marker, number, after, writes: puts };
+        let script = Call {
+            epoch: view.epoch,
+            marker,
+            number,
+            after,
+            writes: puts,
+            ticks: flaw != Some(Flaw::NeverTicks),
+        };
         l.batches.push_back(Batch {
             view,
             run_id,

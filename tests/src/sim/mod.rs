@@ -14,13 +14,14 @@
 //! * [`redis`], [`store`]: the servers. [`monitor`], [`pair`], [`client`], [`probe`], [`executor`]: the driver of a
 //!   monitor, one message at a time, so that it may stall or die between any two.
 //! * [`api`], [`lane`], [`settle`]: the API processes. [`history`]: their clients, and what they were told.
-//! * [`faults`], [`ambush`]: what goes wrong. [`heal`]: how it has to end.
+//! * [`faults`], [`ambush`], [`cold`]: what goes wrong. [`heal`]: how it has to end.
 //!
 //! A [`Flaw`] breaks one rule around the core ([`flaw`]); a test shows that the invariants notice.
 
 mod ambush;
 mod api;
 mod client;
+mod cold;
 mod executor;
 mod faults;
 mod flaw;
@@ -64,8 +65,10 @@ pub enum End {
     Broken,
     /// All live members serve as recorded.
     Converged,
-    /// Nobody may be promoted, and that is right (R14 is for an operator).
+    /// Nobody may be promoted, and that is right (R4), or an operator decides by configuration (R14).
     NobodyLeft,
+    /// Everything was restarted, and R14 waits for a server or for an operator, which is right.
+    Waits,
 }
 
 /// How often things happened in a run.
@@ -103,8 +106,14 @@ pub struct Counts {
     pub settled: u64,
     /// Batches whose lost answer was found to be no, and that were sent again.
     pub resent: u64,
-    /// Runs in which no copy survived, after which nothing is promised.
+    /// Runs in which no copy survived and nobody took over, after which nothing is promised.
     pub void: u64,
+    /// Cold starts (R14).
+    pub cold: u64,
+    /// Those of them whose choice could be judged: nothing had changed since the answers.
+    pub chosen: u64,
+    /// Servers that were emptied because their own file made them follow an empty one, before anybody could act.
+    pub emptied: u64,
     /// Milliseconds of virtual time after the end of the faults until everything was as recorded.
     pub healing_ms: u64,
 }
@@ -129,6 +138,9 @@ impl Counts {
         self.settled += other.settled;
         self.resent += other.resent;
         self.void += other.void;
+        self.cold += other.cold;
+        self.chosen += other.chosen;
+        self.emptied += other.emptied;
         self.healing_ms = self.healing_ms.max(other.healing_ms);
     }
 }

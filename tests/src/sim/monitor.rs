@@ -77,6 +77,8 @@ pub(super) struct Monitor {
     pub(super) inbox: Vec<Event>,
     pub(super) name: &'static str,
     started: Us,
+    /// When it last went on after it had stood still.
+    pub(super) resumed_at: Us,
     pub(super) group: Group,
     pub(super) lead: Lead,
     pub(super) reign: Option<i32>,
@@ -109,6 +111,7 @@ impl Monitor {
             inbox: Vec::new(),
             name,
             started: 0,
+            resumed_at: 0,
             group: Group::new(name.into(), plan.limits.clone()),
             lead: Lead::new(record, plan.heartbeat, Peer::Active),
             reign: None,
@@ -138,7 +141,7 @@ impl Monitor {
         duration(now - self.started)
     }
 
-    fn moment(&self, time: Time) -> Us {
+    pub(super) fn moment(&self, time: Time) -> Us {
         self.started + time.as_micros() as Us
     }
 }
@@ -204,7 +207,7 @@ impl Sim {
     pub(super) fn monitor_resumes(&mut self, at: usize, stall: u32) {
         let monitor = &mut self.monitors[at];
         if monitor.stalled && monitor.stall == stall {
-            monitor.stalled = false;
+            (monitor.stalled, monitor.resumed_at) = (false, self.now);
             say!(self, "m{at} goes on");
             for event in std::mem::take(&mut self.monitors[at].inbox) {
                 self.dispatch(event);
@@ -353,7 +356,10 @@ impl Sim {
                 }
                 let number = publication.number;
                 match self.flawed_publication(at, publication) {
-                    Some(publication) => self.publish(at, publication),
+                    Some(publication) => {
+                        self.judge_decision(at, &publication.next);
+                        self.publish(at, publication);
+                    }
                     None => self.publication_dropped(at, number),
                 }
             }
@@ -375,6 +381,7 @@ impl Sim {
                     self.counts.failovers += 1;
                 }
                 say!(self, "m{at}: {reason}");
+                self.flawed_wait(at, &reason);
             }
             Action::Completed(timeline) => say!(self, "m{at} completed {}", timeline.epoch),
             Action::Answer(..) => {} // nobody asks in here

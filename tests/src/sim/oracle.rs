@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use topology::{Endpoint, Phase, State};
 
+use super::cold::Rank;
 use super::history::History;
-use super::kernel::{Event, Sim, say};
+use super::kernel::{Event, Sim, Us, say};
 use super::redis::{Bits, Data};
 
 /// What is remembered to judge by.
@@ -22,10 +23,26 @@ pub(super) struct Oracle {
     /// What each epoch said, and under which reign it began.
     epochs: BTreeMap<u64, Said>,
     /// No copy survived: the primary and every replica in sync, as processes, have ended. From then on nothing is
-    /// promised (R14).
+    /// promised, until a cold start (R14).
     pub(super) void: bool,
+    /// Since the last cold start, or since the beginning.
+    pub(super) segment: Segment,
+    /// What every server was told last, and when that changed.
+    pub(super) ranks: Vec<Vec<(Us, Rank)>>,
     /// Something changed that [`Sim::check`] looks at.
     pub(super) dirty: bool,
+}
+
+/// A time within which everything is promised.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Segment {
+    /// Its first epoch, and when it was published.
+    pub(super) epoch: u64,
+    pub(super) begun: Us,
+    /// So many requests were made before: they may have left something in the copy from which it begins.
+    pub(super) requests: usize,
+    /// What the keys held.
+    pub(super) values: [Option<u32>; 4],
 }
 
 /// What is a function of the epoch.
@@ -58,6 +75,8 @@ impl Oracle {
             served: 0,
             epochs: BTreeMap::new(),
             void: false,
+            segment: Segment::default(),
+            ranks: Vec::new(),
             dirty: false,
         }
     }
@@ -69,6 +88,7 @@ impl Sim {
         if !std::mem::take(&mut self.oracle.dirty) {
             return;
         }
+        self.note_ranks();
         let Some(state) = self.store.state() else { return };
         self.note_void(&state);
         if self.oracle.void {
@@ -86,7 +106,8 @@ impl Sim {
         let lost = self.oracle.acknowledged.first_not_in(&server.data.has);
         let refused = self.oracle.refused.first_in(&server.data.has);
         let (epoch, run_id) = (state.epoch, server.run_id.clone());
-        let why = match (lost, server.data.twice, refused) {
+        let twice = server.data.twice.filter(|write| *write as usize >= self.oracle.segment.requests);
+        let why = match (lost, twice, refused) {
             (Some(lost), ..) => format!("write {lost} was confirmed and is missing at"),
             (None, Some(twice), _) => format!("write {twice} was carried out twice at"),
             (None, None, Some(refused)) => format!("write {refused} was told to have failed and stands at"),
@@ -119,6 +140,7 @@ impl Sim {
     /// (R7 b).
     pub(super) fn judge_snapshot(&mut self, at: usize, new: &Data) {
         let Some(state) = self.store.state() else { return };
+        self.judge_emptying(at, &state);
         let s = &self.servers[at];
         let recorded = state.in_sync.iter().any(|entry| entry.run_id == s.run_id);
         let had = self.oracle.acknowledged.and(&s.data.has);
@@ -165,11 +187,17 @@ impl Sim {
                 return self.broken(format!("epoch {} follows {last}", new.epoch));
             }
             None => {
-                let wrong = |old: &State| step_error(old, new).or_else(|| self.eviction_error(old, new));
+                let wrong = |old: &State| match new.cold {
+                    true => cold_step_error(new).or_else(|| self.may_live(old)),
+                    false => step_error(old, new).or_else(|| self.eviction_error(old, new)),
+                };
                 if let Some(why) = old.and_then(|old| wrong(&old)) {
                     return self.broken(why);
                 }
                 self.oracle.epochs.insert(new.epoch, said);
+                if new.cold {
+                    self.cold_start(new);
+                }
             }
         }
         self.counts.publications += 1;
@@ -190,6 +218,12 @@ impl Sim {
             new.reason
         );
     }
+}
+
+/// A cold start begins with nobody in sync; the epoch after it is none any more.
+fn cold_step_error(new: &State) -> Option<String> {
+    let begins = new.promoted == new.epoch && new.phase == Phase::Promoting && new.in_sync.is_empty();
+    (!begins).then(|| format!("epoch {} is no cold start", new.epoch))
 }
 
 /// What a new epoch may change: a promotion takes one of the set; an entry keeps its process and its `since`; who

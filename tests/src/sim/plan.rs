@@ -57,6 +57,26 @@ pub(super) enum Ambush {
     MuteClient,
 }
 
+/// All servers die at about the same time, and come back (R14).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Dark {
+    /// The servers' files make all but the first follow the first when they start; else everybody starts as a primary.
+    pub(super) files: bool,
+    /// The mean time between two blackouts.
+    pub(super) every: Us,
+}
+
+impl Dark {
+    /// In one run in six.
+    fn draw(rng: &mut fastrand::Rng) -> Option<Self> {
+        (rng.u8(0..6) == 0).then(|| Self::some(rng))
+    }
+
+    fn some(rng: &mut fastrand::Rng) -> Self {
+        Self { files: rng.u8(0..3) == 0, every: [800, 2000][rng.usize(0..2)] * MS }
+    }
+}
+
 /// The parameters of one run.
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -102,18 +122,22 @@ pub(super) struct Plan {
     pub(super) strike: u32,
     /// What is laid in wait beside the random faults.
     pub(super) ambush: Option<Ambush>,
+    /// Everything dies, again and again, and the best one is to take over.
+    pub(super) dark: Option<Dark>,
     /// How often each fault comes, relative to the others ([`super::faults::FAULTS`]).
     pub(super) weights: [u32; super::faults::FAULTS],
 }
 
 impl Plan {
     pub(super) fn draw(rng: &mut fastrand::Rng, flaw: Option<Flaw>, weather: Weather) -> Self {
+        // Apart, so that the other runs are what they are without it.
+        let mut apart = fastrand::Rng::with_seed(rng.clone().u64(..));
         let servers = [2, 3, 3, 3, 3, 4, 4][rng.usize(0..7)];
         let limits = Limits {
             max_lag_bytes: [3, 1000][rng.usize(0..2)],
             restart_guard: flaw != Some(Flaw::NoRestartGuard),
             min_interval: Duration::from_millis([200, 1000][rng.usize(0..2)]),
-            // What a cold start gives up, no rule can keep; here it waits.
+            // Unless everything is to die again and again.
             cold_start: ColdStart::Operator,
             ..Limits::default()
         };
@@ -168,10 +192,27 @@ impl Plan {
             ambush: ambush.filter(|_| storm),
             weights,
             idle: weather == Weather::PrimaryHidden && rng.bool(),
+            dark: None,
         };
+        if let Some(dark) = Dark::draw(&mut apart).or_else(|| flaw?.is_cold().then(|| Dark::some(&mut apart)))
+            && storm
+        {
+            plan.darken(dark, &mut apart);
+        }
         if let Some(flaw) = flaw.filter(|_| storm) {
             flaw.suits(&mut plan);
         }
         plan
+    }
+
+    fn darken(&mut self, dark: Dark, rng: &mut fastrand::Rng) {
+        self.dark = Some(dark);
+        self.limits.cold_start = ColdStart::Best;
+        self.limits.cold_wait = Duration::from_millis([100, 300, 1000][rng.usize(0..3)]);
+        self.storm = rng.u64(1500..4500) * MS;
+        self.fault_every = [100, 250, 600, 1500][rng.usize(0..4)] * MS;
+        self.ambush = None;
+        // Snapshots of any age.
+        self.weights[super::faults::SAVES] = self.weights[super::faults::SAVES].max(8);
     }
 }

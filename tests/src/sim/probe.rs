@@ -19,6 +19,8 @@ pub(super) struct Probe {
     attempts: Vec<ConnId>,
     link: Option<ConnId>,
     asked: bool,
+    /// Somebody answered since the present connection was opened, here or to an order.
+    pub(super) heard_on_link: bool,
     wanted: bool,
     due: Us,
     heard: Us,
@@ -96,7 +98,7 @@ impl Sim {
             Body::FromServer(FromServer::Probed { asked, seen }) => {
                 let now = self.now;
                 let probe = self.probe(at, server);
-                (probe.asked, probe.heard) = (false, now);
+                (probe.asked, probe.heard, probe.heard_on_link) = (false, now, true);
                 let again = probe.wanted;
                 let asked = self.monitors[at].time(asked);
                 let seen = self.flawed_look(at, server, *seen);
@@ -117,6 +119,7 @@ impl Sim {
             std::mem::take(&mut probe.attempts).into_iter().filter(|attempt| *attempt != conn).collect();
         probe.serial += 1;
         (probe.link, probe.asked, probe.heard) = (Some(conn), false, now);
+        probe.heard_on_link = false;
         others.into_iter().for_each(|other| self.close(other, OPENER));
         let addr = self.servers[server].addr.clone();
         self.group_input(at, GroupEvent::Opened(addr.clone()));

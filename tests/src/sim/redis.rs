@@ -77,6 +77,8 @@ pub(super) struct Call {
     /// Only if the marker holds exactly this number.
     pub(super) after: Option<u64>,
     pub(super) writes: Vec<(u8, u32)>,
+    /// It counts the tick up; all but a broken client's do.
+    pub(super) ticks: bool,
 }
 
 /// How it ended.
@@ -99,8 +101,8 @@ pub(super) struct Data {
     pub(super) values: [Option<u32>; 4],
     markers: BTreeMap<u32, u64>,
     /// The key `albireo:tick`.
-    tick: Option<u64>,
-    /// A write that was carried out twice in this history.
+    pub(super) tick: Option<u64>,
+    /// The last write that was carried out twice in this history.
     pub(super) twice: Option<u32>,
 }
 
@@ -109,10 +111,18 @@ impl Data {
         self.tick = Some(self.tick.unwrap_or(0) + 1);
     }
 
+    /// No key at all.
+    pub(super) fn is_empty(&self) -> bool {
+        let ours = (self.fence, self.tick) == (None, None) && self.markers.is_empty();
+        ours && self.values == [None; 4]
+    }
+
     fn apply(&mut self, entry: Entry) {
         match &entry {
             Entry::Batch(call) => {
-                self.count();
+                if call.ticks {
+                    self.count();
+                }
                 self.run(call);
             }
             Entry::Tick => self.count(),
@@ -136,7 +146,7 @@ impl Data {
         for (key, write) in &call.writes {
             let number = *write as usize;
             if self.has.contains(number) {
-                self.twice = Some(*write);
+                self.twice = self.twice.max(Some(*write));
             }
             self.has.insert(number);
             self.values[usize::from(*key)] = Some(*write);
@@ -185,7 +195,16 @@ pub(super) struct Server {
     /// The last snapshot on disk, and its replication id.
     disk: Option<(Data, u32)>,
     pub(super) keeps: Keeps,
-    loading_until: Us,
+    pub(super) loading_until: Us,
+    /// When this process began, and until when it, or the one before it, last answered questions.
+    pub(super) risen_at: Us,
+    pub(super) able_until: Us,
+    /// The same of the process before.
+    pub(super) able_before: Us,
+    /// It was told to follow nobody (R2).
+    pub(super) detached: bool,
+    /// When it began to follow whom it follows.
+    pub(super) followed_at: Us,
     pub(super) master: bool,
     pub(super) source: Option<usize>,
     link: Option<ConnId>,
@@ -196,7 +215,7 @@ pub(super) struct Server {
     replid2: Option<u32>,
     offset2: usize,
     users: BTreeSet<(u64, String)>,
-    auth: Option<(u64, String)>,
+    pub(super) auth: Option<(u64, String)>,
     pub(super) read_only: bool,
     pub(super) rows: BTreeMap<ConnId, Row>,
     /// How often the fence was touched; what a WATCH compares.
@@ -308,6 +327,11 @@ impl Server {
             disk: None,
             keeps: Keeps::Nothing,
             loading_until: 0,
+            risen_at: 0,
+            able_until: 0,
+            able_before: 0,
+            detached: false,
+            followed_at: 0,
             master: at == 0,
             source: (at > 0).then_some(0),
             link: None,
@@ -360,7 +384,7 @@ impl Sim {
             credential: s.auth.as_ref().map(|(promoted, _)| *promoted),
             read_only: !s.master && s.read_only,
             tick: s.data.tick,
-            empty: s.data.log.is_empty(),
+            empty: s.data.is_empty(),
         }
     }
 
@@ -372,6 +396,7 @@ impl Sim {
 
     /// kill -9: connections end, nothing is written.
     pub(super) fn server_dies(&mut self, at: usize) {
+        self.note_able(at);
         let s = &mut self.servers[at];
         (s.up, s.paused, s.link, s.link_up, s.syncing) = (false, false, None, false, false);
         s.run += 1;
@@ -408,6 +433,11 @@ impl Sim {
         let mut new = Server::new(at);
         (new.run, new.run_id, new.data, new.touched) = (run, format!("s{at}.{run}"), data, touched);
         (new.pause, new.replid, new.disk) = (s.pause, fresh, s.disk.take());
+        (new.risen_at, new.followed_at) = (self.now, self.now);
+        (new.able_until, new.able_before) = (s.able_until, s.able_until);
+        if self.plan.dark.is_some_and(|dark| !dark.files) {
+            (new.master, new.source) = (true, None);
+        }
         match replid {
             Some(replid) if new.master => (new.replid2, new.offset2) = (Some(replid), length),
             Some(replid) => new.replid = replid,
@@ -423,6 +453,7 @@ impl Sim {
     }
 
     pub(super) fn server_pauses(&mut self, at: usize, length: Us) {
+        self.note_able(at);
         let s = &mut self.servers[at];
         s.paused = true;
         s.pause += 1;
@@ -502,7 +533,7 @@ impl Sim {
             self.drop_rows(at);
         }
         let s = &mut self.servers[at];
-        (s.master, s.source) = (false, source);
+        (s.master, s.source, s.followed_at) = (false, source, self.now);
         self.connect_to_source(at);
     }
 
@@ -818,7 +849,10 @@ impl Sim {
             Command::BecomePrimary => self.become_primary(at),
             Command::Follow(to) => self.follow(at, Some(index(&to))),
             Command::Stamp(epoch) => self.append(at, Entry::Stamp(epoch)),
-            Command::Detach => self.follow(at, None),
+            Command::Detach => {
+                self.follow(at, None);
+                self.servers[at].detached = true;
+            }
             Command::Tick { .. } => self.append(at, Entry::Tick),
             Command::CutClients => self.cut_clients(at, conn),
         }

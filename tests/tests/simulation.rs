@@ -70,6 +70,7 @@ fn random_runs_keep_every_invariant_and_converge() {
         ("runs in which a copy survived", seeds - counts.void, seeds / 2),
         ("cold starts", counts.cold, seeds / 20),
         ("cold starts whose choice was judged", counts.chosen, seeds / 30),
+        ("cold starts from whole copies", counts.whole, seeds / 100),
         ("runs that wait for an operator", waits, seeds / 500),
         ("runs that converged", seeds - left - waits, seeds / 2),
     ] {

@@ -10,6 +10,8 @@
 //! * No member follows another one then, so that an empty one empties nobody; nor does anybody whose file does not make
 //!   it follow another, or who was detached, lose anything before; nor does the chosen one after.
 //!
+//! * Where nobody has lost anything since the last copy died, nor was anything erased, nothing confirmed is lost.
+//!
 //! From then on everything is promised again: what the chosen one holds is kept, and what is acknowledged later.
 
 use failover::ColdStart;
@@ -225,6 +227,7 @@ impl Sim {
     /// A cold start stands: what is promised begins anew, with what the chosen one holds.
     pub(super) fn cold_start(&mut self, new: &State) {
         self.judge_history();
+        self.judge_whole(new);
         say!(self, "a cold start: all is promised anew from what {} holds", new.primary.addr);
         let server = &self.servers[index(&new.primary.addr)];
         let oracle = &mut self.oracle;
@@ -236,23 +239,44 @@ impl Sim {
             begun: self.now,
             requests: oracle.history.requests.len(),
             values: server.data.values,
+            has: server.data.has.clone(),
         };
         self.counts.cold += 1;
     }
 
+    /// All have come back with everything: then the best one has everything.
+    fn judge_whole(&mut self, new: &State) {
+        let mut then = self.oracle.at_death.iter().zip(&self.servers);
+        let whole = then.all(|(then, server)| then.first_not_in(&server.data.has).is_none());
+        if !whole || !self.oracle.void || !self.oracle.history.flushes.is_empty() {
+            return;
+        }
+        self.counts.whole += 1;
+        let chosen = &self.servers[index(&new.primary.addr)];
+        if let Some(lost) = self.oracle.acknowledged.first_not_in(&chosen.data.has) {
+            let why = format!(
+                "the confirmed write {lost} is lost by a cold start from {}, and all were whole",
+                chosen.run_id
+            );
+            self.broken(why);
+        }
+    }
+
     /// Somebody is about to lose data to a full synchronisation. None that a monitor could have saved may, before a cold
     /// start; nor may the chosen one.
-    pub(super) fn judge_emptying(&mut self, at: usize, record: &State) {
+    pub(super) fn judge_emptying(&mut self, at: usize, new: &Data, record: &State) {
         let s = &self.servers[at];
         let Some(dark) = self.plan.dark.filter(|_| !s.data.is_empty()) else { return };
         // The processes of the beginning follow the first server, as by their files.
         let by_its_file = (dark.files || s.run == 0) && s.auth.is_none() && !s.detached;
+        // Not so when it gets what the chosen one holds, late.
+        let loses = (new.fence, new.tick) < (s.data.fence, s.data.tick);
         let why = if record.cold && s.run_id == record.primary.run_id {
             "was emptied although it was chosen"
-        } else if self.oracle.void && !by_its_file {
+        } else if self.oracle.void && loses && !by_its_file {
             "was emptied before a cold start"
         } else {
-            self.counts.emptied += u64::from(self.oracle.void);
+            self.counts.emptied += u64::from(self.oracle.void && loses);
             return;
         };
         let why = format!("{} {why}", s.run_id);

@@ -8,7 +8,7 @@ use super::End;
 use super::cold::{Rank, verdict};
 use super::kernel::{Event, MS, Sim, Us, say};
 use super::monitor::period;
-use super::redis::index;
+use super::redis::{Server, index};
 use super::store::{Content, Path};
 
 /// From the end of all faults. Sessions end after 2 s and half-open replication links after 3 s; both one after the
@@ -140,6 +140,12 @@ impl Sim {
         let Some(state) = self.store.state() else {
             return (!self.servers[0].up).then_some(End::NobodyLeft);
         };
+        // R0: its data were never the group's, as far as anybody could record.
+        let foreign =
+            |s: &Server| s.up && s.master && !s.data.has.is_empty() && !state.adopted.contains(&s.addr);
+        if self.servers.iter().any(foreign) {
+            return Some(End::Waits);
+        }
         let primary = &self.servers[index(&state.primary.addr)];
         // Its fence was erased between the decision and its promotion: then R4 refuses it.
         let erased = state.phase == Phase::Promoting && !primary.master && primary.data.fence.is_none();

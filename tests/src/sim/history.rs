@@ -162,7 +162,7 @@ impl Sim {
         if !self.plan.sync || self.failure.is_some() {
             return;
         }
-        let segment = self.oracle.segment;
+        let segment = &self.oracle.segment;
         let mut keys: BTreeMap<u8, Vec<linearizable::Op>> = BTreeMap::new();
         for (number, request) in self.oracle.history.requests.iter().enumerate() {
             let value = |number: usize| Some(number as u64);
@@ -171,6 +171,8 @@ impl Sim {
                 continue;
             }
             let (kind, returned) = match (request.write, request.outcome) {
+                // Carried out before; a second time, perhaps, if it was sent again.
+                (true, _) if segment.has.contains(number) => (Kind::Write(value(number)), None),
                 (true, Outcome::Written) => (Kind::Write(value(number)), Some(request.returned)),
                 (true, Outcome::Unknown | Outcome::Pending) => (Kind::Write(value(number)), None),
                 (false, Outcome::Found(found)) => {

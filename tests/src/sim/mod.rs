@@ -112,6 +112,8 @@ pub struct Counts {
     pub cold: u64,
     /// Those of them whose choice could be judged: nothing had changed since the answers.
     pub chosen: u64,
+    /// Those of them before which nobody had lost anything.
+    pub whole: u64,
     /// Servers that were emptied because their own file made them follow an empty one, before anybody could act.
     pub emptied: u64,
     /// Milliseconds of virtual time after the end of the faults until everything was as recorded.
@@ -140,6 +142,7 @@ impl Counts {
         self.void += other.void;
         self.cold += other.cold;
         self.chosen += other.chosen;
+        self.whole += other.whole;
         self.emptied += other.emptied;
         self.healing_ms = self.healing_ms.max(other.healing_ms);
     }

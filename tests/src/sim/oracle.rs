@@ -25,6 +25,8 @@ pub(super) struct Oracle {
     /// No copy survived: the primary and every replica in sync, as processes, have ended. From then on nothing is
     /// promised, until a cold start (R14).
     pub(super) void: bool,
+    /// What every server held at that moment, in memory or on disk.
+    pub(super) at_death: Vec<Bits>,
     /// Since the last cold start, or since the beginning.
     pub(super) segment: Segment,
     /// What every server was told last, and when that changed.
@@ -34,15 +36,16 @@ pub(super) struct Oracle {
 }
 
 /// A time within which everything is promised.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Segment {
     /// Its first epoch, and when it was published.
     pub(super) epoch: u64,
     pub(super) begun: Us,
     /// So many requests were made before: they may have left something in the copy from which it begins.
     pub(super) requests: usize,
-    /// What the keys held.
+    /// What the keys held, and which writes had been carried out.
     pub(super) values: [Option<u32>; 4],
+    pub(super) has: Bits,
 }
 
 /// What is a function of the epoch.
@@ -75,6 +78,7 @@ impl Oracle {
             served: 0,
             epochs: BTreeMap::new(),
             void: false,
+            at_death: Vec::new(),
             segment: Segment::default(),
             ranks: Vec::new(),
             dirty: false,
@@ -125,6 +129,7 @@ impl Sim {
         if !self.oracle.void && !survives {
             say!(self, "no copy survived");
             self.oracle.void = true;
+            self.oracle.at_death = self.servers.iter().map(|s| s.data.has.clone()).collect();
         }
     }
 
@@ -140,7 +145,7 @@ impl Sim {
     /// (R7 b).
     pub(super) fn judge_snapshot(&mut self, at: usize, new: &Data) {
         let Some(state) = self.store.state() else { return };
-        self.judge_emptying(at, &state);
+        self.judge_emptying(at, new, &state);
         let s = &self.servers[at];
         let recorded = state.in_sync.iter().any(|entry| entry.run_id == s.run_id);
         let had = self.oracle.acknowledged.and(&s.data.has);

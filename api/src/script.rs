@@ -11,7 +11,7 @@ use crate::queue::Write;
 /// Holds the epoch last stamped on a server.
 pub(crate) const FENCE: &str = "albireo:fence";
 
-/// A counter of batches; it tells the newer one of two restarted servers (R14), and serves as the barrier.
+/// A counter of batches, begun anew where somebody else made it a word, or made it overflow; it tells the newer one of two restarted servers (R14), and serves as the barrier.
 const TICK: &str = "albireo:tick";
 
 /// How long a marker outlives its connection's last batch. Far longer than any request may wait.
@@ -45,7 +45,8 @@ return results
 const SETTLE: &str = "\
 if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('FENCED not under epoch ' .. ARGV[1]) end
 local barrier = redis.pcall('INCR', KEYS[3])
-if type(barrier) == 'table' then return barrier end
+if type(barrier) == 'table' then barrier = redis.pcall('SET', KEYS[3], '1') end
+if type(barrier) == 'table' and barrier['err'] then return barrier end
 return redis.pcall('GET', KEYS[2])
 ";
 
@@ -80,7 +81,9 @@ pub(crate) fn plain_write(write: &Write) -> Command {
 /// A write for its own sake (R3, R8): `KEYS`: fence, tick. `ARGV`: epoch.
 const BARRIER: &str = "\
 if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('FENCED not under epoch ' .. ARGV[1]) end
-return redis.pcall('INCR', KEYS[2])
+local barrier = redis.pcall('INCR', KEYS[2])
+if type(barrier) == 'table' then return redis.pcall('SET', KEYS[2], '1') end
+return barrier
 ";
 
 /// The call of the barrier that leaves every marker alone. It is sent with its text, for it is seldom needed.

@@ -130,7 +130,8 @@ pub(crate) fn observation(
         fence: read_fence(fence),
         shows_as: shown_as(announced, peer),
         credential: credential_epoch(credential),
-        tick: tick.text().and_then(|text| text.parse().ok()),
+        // One that cannot be counted up is none.
+        tick: tick.text().and_then(|text| text.parse().ok()).filter(|tick| *tick < i64::MAX as u64),
         empty: InfoReply::from_reply(keyspace).is_some_and(|info| info.section("Keyspace").next().is_none()),
     })
 }

@@ -44,6 +44,23 @@ fn applied_at_the_same_process() {
     assert_eq!(stage.redis[0].cmd(&["GET", "albireo:tick"]).number(), 2);
 }
 
+/// Somebody wrote to our own counter: that must not keep anything from being settled.
+#[test]
+fn settled_with_a_tick_that_cannot_be_counted_up() {
+    for tick in ["9223372036854775807", "a word"] {
+        let mut stage = Stage::new(1);
+        assert_eq!(stage.redis[0].cmd(&["SET", "albireo:tick", tick]).text(), "OK");
+        stage.proxies[0].swallow_replies();
+        let answer = put_while(&mut stage, "a", "1", |stage| {
+            stage.wait_stored(0, "a", "1");
+            stage.proxies[0].pass();
+            stage.proxies[0].cut();
+        });
+        assert_eq!(answer.status, 200, "{tick}: {answer:?}");
+        assert_eq!(stage.redis[0].cmd(&["GET", "albireo:tick"]).text(), "1");
+    }
+}
+
 #[test]
 fn not_applied_at_the_same_process_and_never_will_be() {
     let mut stage = Stage::new(2);

@@ -251,7 +251,7 @@ where
         return Outcome::Refused(failover::Refused::OtherProcess);
     }
     let mut outcome = look_and_act(target, link, order, &run_id, report, store, None).await;
-    if matches!(&outcome, Ok(Outcome::Rejected(why)) if why.ends_with(": OOM")) {
+    if matches!(&outcome, Ok(Outcome::Rejected(why)) if why.contains(": OOM")) {
         outcome = match memory_limit(link).await {
             Ok(Some(limit)) => look_and_act(target, link, order, &run_id, report, store, Some(limit)).await,
             Ok(None) => outcome,
@@ -354,9 +354,12 @@ async fn act<R: Fn(Report)>(
     let answers = link.call(&pipeline).await?;
     let (transaction, after) = (&answers[multi..exec], &answers[questions..]);
     let pipeline = &pipeline[multi..exec];
-    // The server's words may repeat what we sent; an ACL rule or a password must not reach a log.
+    // The server's words may repeat what was sent; an ACL rule or a password must not reach a log.
     let words = |command: &wire::Command, text: &str| {
-        format!("{}: {}", name(command), text.split_whitespace().next().unwrap_or("an error"))
+        let name = name(command);
+        let secret = matches!(name.as_str(), "ACL SETUSER" | "CONFIG SET");
+        let text = if secret { text.split_whitespace().next().unwrap_or("an error") } else { text };
+        format!("{name}: {text}")
     };
     let queued = transaction
         .iter()

@@ -26,7 +26,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 use topology::zookeeper::{PublishError, Seen, Session, Store, Versioned};
 use topology::{Endpoint, Layout, LeaderRecord, MonitorRecord, ZnodePath};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::admin::Question;
 use crate::asking::Answer;
@@ -240,7 +240,11 @@ impl Driver {
         let late = now.saturating_sub(self.planned);
         // A quarter of down_after at most: with the age of the last probe, a longer stall could pass for silence.
         if late > self.heartbeat().min(self.around.config.detector.down_after / 4) {
-            warn!(late_ms = late.as_millis() as u64, "this monitor stood still; silence is measured anew");
+            let late_ms = late.as_millis() as u64;
+            match self.quiet.is_due("stood still", now) {
+                true => warn!(late_ms, "this monitor stood still; silence is measured anew"),
+                false => debug!(late_ms, "this monitor stood still again"),
+            }
             self.lead.stalled(now);
             self.all_groups(&Event::Stalled);
         }

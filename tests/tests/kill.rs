@@ -220,3 +220,18 @@ fn nobody_replicates_without_the_credential() {
     group.redis[1 - primary].restart();
     group.settled();
 }
+
+/// Somebody changes its password behind our back, and the primary cuts it off: it is told the right one again.
+#[test]
+fn a_replica_with_a_wrong_password_comes_back() {
+    let mut group = Group::of(1).start();
+    let (primary, before) = (group.primary(), group.settled());
+    group.redis[1 - primary].cmd(&["CONFIG", "SET", "masterauth", "wrong"]);
+    group.redis[primary].cmd(&["CLIENT", "KILL", "TYPE", "replica"]);
+    wait::until("it is not in sync any more", LIMIT, || {
+        let now = group.try_state()?;
+        wait::holds(now.in_sync.is_empty(), || format!("{now:?}"))
+    });
+    let after = group.settled();
+    assert_eq!((after.promoted, after.in_sync.len()), (before.promoted, 1));
+}

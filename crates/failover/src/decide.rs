@@ -61,8 +61,8 @@ pub enum Step {
 /// Why something is done, or is not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
-    /// This monitor does not lead.
-    Passive,
+    /// This monitor does not lead; with what is wrong as it sees it.
+    Passive(Option<Fault>),
     /// ZooKeeper has not been read yet.
     Unread,
     /// A server was just asked, or something was just done to it: its answer is awaited.
@@ -139,7 +139,8 @@ impl fmt::Display for Fault {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Passive => f.write_str("this monitor is passive"),
+            Self::Passive(None) => f.write_str("this monitor is passive"),
+            Self::Passive(Some(fault)) => write!(f, "this monitor is passive; as it sees it: {fault}"),
             Self::Unread => f.write_str("ZooKeeper has not been read yet"),
             Self::Looking(addr) => write!(f, "asking {addr}"),
             Self::StoreAway(None) => {
@@ -219,7 +220,7 @@ pub(crate) fn publish(next: State, announce: bool, because: Reason) -> Decision 
 pub fn decide(view: &View, now: Time) -> Decision {
     if view.reign.is_none() {
         let fault = || view.primary_fault(now).map(|(fault, _)| fault);
-        return wait(if view.store_away { Reason::StoreAway(fault()) } else { Reason::Passive });
+        return wait(if view.store_away { Reason::StoreAway(fault()) } else { Reason::Passive(fault()) });
     }
     if !view.record_read {
         return wait(Reason::Unread);
@@ -583,6 +584,7 @@ fn others(state: &State) -> impl Iterator<Item = &Endpoint> {
 fn strays<'a>(view: &'a View, state: &'a State, now: Time) -> impl Iterator<Item = Step> + 'a {
     others(state).filter_map(move |addr| {
         let seen = view.current(addr, now)?;
+        let calls_in_vain = set::calls_in_vain(view, state, addr, now);
         // R1: a member that restarted is taken out of the set before anything is done to it.
         if state.in_sync(addr).is_some_and(|entry| entry.run_id != seen.run_id) {
             return None;
@@ -590,6 +592,7 @@ fn strays<'a>(view: &'a View, state: &'a State, now: Time) -> impl Iterator<Item
         let deed = match &seen.role {
             Role::Replica { source, .. } if source.as_ref() == Some(&state.primary.addr) => {
                 match (seen.credential == set::credential(view, state), seen.read_only) {
+                    (true, true) if calls_in_vain => Deed::Attach,
                     (true, true) => return None,
                     (true, false) => Deed::Protect,
                     (false, _) => Deed::Attach,

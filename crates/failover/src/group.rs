@@ -16,7 +16,7 @@ use crate::request::{self, Asked, Declined, Done, Request};
 use crate::view::{
     ASK_FOR, Announced, Backend, CONFIRM_WAIT, Limits, Observation, PeerOpinion, Role, Seen, View, follows,
 };
-use crate::{Disqualified, Time};
+use crate::{Disqualified, Time, set};
 
 /// A question is repeated no sooner than this: two round trips on a local network and a turn of the server's loop.
 const ASK_AGAIN: Duration = Duration::from_millis(2);
@@ -231,7 +231,7 @@ impl Group {
             publishing: false,
             publish_hold: Time::ZERO,
         };
-        let because = Reason::Passive;
+        let because = Reason::Passive(None);
         Self {
             view,
             actions: VecDeque::new(),
@@ -656,6 +656,9 @@ impl Group {
         let deed = backend.ordered.take();
         backend.stale_until = now;
         backend.refused = None;
+        if deed == Some(Deed::Attach) {
+            backend.attach_ordered = Some(now);
+        }
         match outcome {
             Outcome::Done(_) if deed == Some(Deed::Release) => return self.released(true, now),
             Outcome::Done(seen) => {
@@ -674,7 +677,12 @@ impl Group {
                 return;
             }
             Outcome::Deposed(fence) => {
-                backend.refused = Some(alloc::format!("it carries epoch {fence}, newer than the record"));
+                let hint = match primary {
+                    true => "",
+                    false => "; if it belonged to another group, delete its key albireo:fence",
+                };
+                backend.refused =
+                    Some(alloc::format!("it carries epoch {fence}, newer than the record{hint}"));
                 backend.hold_until = now + rest;
                 self.actions.push_back(Action::Reread);
             }
@@ -803,6 +811,7 @@ impl Group {
                 b.behind_since.map(|at| at + limits.down_after),
                 b.left_at.map(|at| at + limits.attach_timeout),
                 b.unattached_since.map(|since| since + limits.down_after),
+                b.unattached_since.map(|since| since + set::CALL_AGAIN),
                 Some(b.hold_until),
             ]
         });

@@ -147,7 +147,9 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::OtherProcess => f.write_str("another process answers there than the one recorded"),
-            Self::FenceUnreadable => f.write_str("its key albireo:fence cannot be read"),
+            Self::FenceUnreadable => f.write_str(
+                "its key albireo:fence cannot be read: it is no number, or replica-serve-stale-data is no",
+            ),
             Self::Candidate(why) => write!(f, "not eligible any more: {why}"),
             Self::OtherRole => f.write_str("it has changed its role"),
             Self::SameProcess => {

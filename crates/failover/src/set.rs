@@ -4,12 +4,16 @@ use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
+use core::time::Duration;
 
 use topology::{Endpoint, InSync, State};
 
 use crate::Time;
 use crate::detector::Health;
 use crate::view::{Observation, Role, View, follows};
+
+/// How long a replica may call the primary in vain before it is told anew how to.
+pub const CALL_AGAIN: Duration = Duration::from_secs(3);
 
 /// Why a member of the set is taken out of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,10 +48,14 @@ impl fmt::Display for Unfit {
 /// Why a member of the group does not enter the set yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outside {
-    /// The server, or the primary, does not answer as it should.
+    /// It does not answer as it should.
     Unheard,
-    /// It does not follow the primary over a link that is up.
+    /// The primary does not.
+    PrimaryUnheard,
+    /// It does not follow the primary.
     NotFollowing,
+    /// It follows the primary, but its link is not up.
+    NoLink,
     /// It does not log in at the primary with the current credential (R7 b).
     OtherCredential,
     /// Its replication id is not the primary's.
@@ -68,7 +76,9 @@ impl fmt::Display for Outside {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unheard => f.write_str("does not answer"),
+            Self::PrimaryUnheard => f.write_str("the primary does not answer"),
             Self::NotFollowing => f.write_str("not attached to the primary yet"),
+            Self::NoLink => f.write_str("its link to the primary is not up; the logs of both say why"),
             Self::OtherCredential => f.write_str("does not use the current replication credential yet"),
             Self::OtherHistory => f.write_str("holds another history than the primary"),
             Self::NotListed(shown) => write!(
@@ -143,14 +153,14 @@ fn unfit(view: &View, state: &State, entry: &InSync, now: Time) -> Option<Unfit>
 pub fn entering(view: &View, state: &State, addr: &Endpoint, now: Time) -> Result<InSync, Outside> {
     let up = |addr| view.current(addr, now).filter(|_| view.health(addr, now) == Health::Up);
     let backend = view.backends.get(addr).ok_or(Outside::Unheard)?;
-    let (Some(seen), Some(primary)) = (up(addr), up(&state.primary.addr)) else {
-        return Err(Outside::Unheard);
-    };
+    let seen = up(addr).ok_or(Outside::Unheard)?;
+    let primary = up(&state.primary.addr).ok_or(Outside::PrimaryUnheard)?;
     if let Some(other) = state.in_sync.iter().find(|other| other.run_id == seen.run_id) {
         return Err(Outside::Double(other.addr.clone()));
     }
     if !follows(seen, &state.primary.addr) {
-        return Err(Outside::NotFollowing);
+        let here = matches!(&seen.role, Role::Replica { source, .. } if source.as_ref() == Some(&state.primary.addr));
+        return Err(if here { Outside::NoLink } else { Outside::NotFollowing });
     }
     if seen.credential != credential(view, state) {
         return Err(Outside::OtherCredential);
@@ -178,6 +188,21 @@ pub fn entering(view: &View, state: &State, addr: &Endpoint, now: Time) -> Resul
         since: state.epoch + 1,
         replid: seen.replid.clone(),
     })
+}
+
+/// Whether it has been calling the primary in vain for so long that it is to be told anew how to: somebody may have
+/// changed its password behind our back.
+pub fn calls_in_vain(view: &View, state: &State, addr: &Endpoint, now: Time) -> bool {
+    let Some(backend) = view.backends.get(addr) else { return false };
+    let calling = view.current(addr, now).is_some_and(|seen| {
+        let Role::Replica { source, link_up: false, syncing: false } = &seen.role else { return false };
+        source.as_ref() == Some(&state.primary.addr)
+    });
+    let long = |since: Option<Time>| since.is_none_or(|since| now >= since + CALL_AGAIN);
+    calling
+        && backend.unattached_since.is_some()
+        && long(backend.unattached_since)
+        && long(backend.attach_ordered)
 }
 
 /// The offset that the primary has from this replica, if it lists it.

@@ -170,6 +170,8 @@ pub struct Backend {
     pub unattached_since: Option<Time>,
     /// The offset with which its present stream from the recorded primary was first seen; none while it is not attached.
     pub attached_at: Option<u64>,
+    /// It was last told whom to follow then.
+    pub attach_ordered: Option<Time>,
     /// An order to it is under way.
     pub ordered: Option<Deed>,
     /// No new order before that moment: the last one failed.
@@ -209,6 +211,7 @@ impl Backend {
             left_at: None,
             unattached_since: Some(now),
             attached_at: None,
+            attach_ordered: None,
             ordered: None,
             hold_until: Time::ZERO,
             stale_until: Time::ZERO,

@@ -5,6 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Scene, at, entry, ms, primary, promoting, record, replica};
+use failover::Outcome;
 use failover::view::{Announced, Fault};
 use failover::{
     Event, Fence, Health, MinInSync, Observation, Outside, PeerOpinion, Reason, Role, Step, Stored, Trouble,
@@ -308,7 +309,7 @@ fn who_enters_is_attached_near_and_known_to_the_primary() {
     };
     let rows: [(Option<Outside>, Observation, Observation); 10] = [
         (None, primary("a", 100), c()),
-        (Some(Outside::NotFollowing), primary("a", 100), replica("c", "a", false, 100)),
+        (Some(Outside::NoLink), primary("a", 100), replica("c", "a", false, 100)),
         (Some(Outside::NotFollowing), primary("a", 100), replica("c", "b", true, 100)),
         (Some(Outside::NotListed("c:1".into())), table(&["b"], 100), c()),
         (None, table(&["b", "c"], 0), c()),
@@ -342,6 +343,34 @@ fn who_enters_is_attached_near_and_known_to_the_primary() {
         let view = scene.group.view();
         let entry = failover::set::entering(view, &alone(), &at("c"), scene.now);
         assert_eq!(entry.err(), outside);
+    }
+}
+
+/// Somebody changed its password behind our back: the primary does not let it in, and nothing else would ever tell it anew.
+#[test]
+fn a_replica_that_calls_in_vain_is_told_again_but_not_all_the_time() {
+    let mut scene = Scene::leading(State { in_sync: vec![entry("b", 2)], ..record() });
+    scene.ordered("a", Outcome::Done(None));
+    let mut attached = 0;
+    for _ in 0..80 {
+        scene.pass(100);
+        scene.seen("a", primary("a", 100));
+        scene.seen("b", replica("b", "a", true, 100));
+        scene.seen("c", replica("c", "a", false, 100));
+        let orders = scene.did().into_iter().filter(|what| what.starts_with("attach c"));
+        for _ in orders {
+            attached += 1;
+            scene.ordered("c", Outcome::Done(Some(replica("c", "a", false, 100))));
+        }
+    }
+    assert_eq!(attached, 2, "after three seconds, and after six");
+    let syncing = common::syncing(replica("c", "a", false, 100));
+    for _ in 0..80 {
+        scene.pass(100);
+        scene.seen("a", primary("a", 100));
+        scene.seen("b", replica("b", "a", true, 100));
+        scene.seen("c", syncing.clone());
+        assert!(!scene.did().contains(&"attach c [3]".to_owned()), "it is on its way");
     }
 }
 
@@ -434,7 +463,7 @@ fn min_in_sync_is_resolved_by_whoever_publishes() {
 #[test]
 fn why_nothing_is_done() {
     let mut scene = Scene::empty();
-    assert_eq!(reason(&scene), Reason::Passive);
+    assert_eq!(reason(&scene), Reason::Passive(None));
     scene.event(Event::Reign(Some(7)));
     assert_eq!(reason(&scene), Reason::Unread);
     scene.event(Event::State(Stored::Absent, -1));
@@ -447,7 +476,7 @@ fn why_nothing_is_done() {
     let scene = Scene::leading(record());
     assert_eq!(reason(&scene), Reason::Healthy);
     let scene = Scene::passive(record());
-    assert_eq!(reason(&scene), Reason::Passive);
+    assert_eq!(reason(&scene), Reason::Passive(None));
 }
 
 #[test]

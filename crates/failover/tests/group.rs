@@ -349,7 +349,7 @@ fn a_monitor_without_the_lead_asks_for_nothing() {
     kill_the_primary(&mut scene);
     scene.pass(1000);
     assert_eq!(scene.acts(), NOTHING);
-    assert_eq!(*scene.group.because(), Reason::Passive);
+    assert_eq!(*scene.group.because(), Reason::Passive(Some(failover::view::Fault::Gone)));
 }
 
 #[test]

@@ -99,7 +99,7 @@ impl Driver {
                 service.words.insert(addr, words);
             }
             About::Words(..) => {} // of a server that left
-            About::Acted(order) => acted(name, &order),
+            About::Acted(order) => acted(service, &order, now),
             About::NotPublished(epoch, error) => not_published(service, epoch, &error, now),
             // One that is gone thinks nothing any more.
             About::Opinion(monitor, _) if !self.others.contains(&monitor) => {}

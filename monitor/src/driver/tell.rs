@@ -254,10 +254,17 @@ fn words(verdicts: &[(Endpoint, Option<failover::Disqualified>)]) -> String {
     verdicts.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
-pub(super) fn acted(name: &str, order: &Order) {
+pub(super) fn acted(service: &mut Service, order: &Order, now: Time) {
+    let name = service.path.name();
     let primary = &order.record.primary.addr;
     match &order.deed {
-        failover::Deed::Attach => info!(service = name, "set {} as replica of {primary}", order.backend),
+        failover::Deed::Attach => {
+            // One that calls in vain is told again and again under the same record.
+            match service.quiet.is_due(format!("attach {} {}", order.backend, order.version), now) {
+                true => info!(service = name, "set {} as replica of {primary}", order.backend),
+                false => debug!(service = name, "set {} as replica of {primary} again", order.backend),
+            }
+        }
         failover::Deed::Promote { .. } => {
             info!(service = name, epoch = order.record.epoch, "promoted {primary}")
         }
@@ -334,7 +341,7 @@ fn loudness(reason: &Reason) -> Level {
         | Reason::StoreAway(None)
         | Reason::Announcing
         | Reason::Promoting
-        | Reason::Passive
+        | Reason::Passive(_)
         | Reason::Unread
         | Reason::Looking(_)
         | Reason::Confirming(_)

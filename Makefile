@@ -27,7 +27,8 @@ model:
 	cargo test -p albireo-tests --test model -- --include-ignored --nocapture --test-threads 1
 
 # Real faults on hosts of their own (network namespaces; root), and a table of what clients saw; tests/README.md.
-# ONLY=name,... runs some of the scenarios; SEED, ROUNDS of each, SECONDS of random faults in a round.
+# Redis Sentinel is hurt, too, to compare with. ONLY=name,... runs some of the scenarios; SEED, ROUNDS of each, SECONDS of
+# random faults in a round.
 SEED ?= 1
 ROUNDS ?= 2
 SECONDS ?= 30

@@ -145,6 +145,7 @@ const NOTICED: &[(Flaw, &str)] = &[
     (Flaw::ColdFromTooOld, "older than the set"),
     (Flaw::ColdThoughContradicted, "has a higher tick"),
     (Flaw::ColdByOffset, "would be the best"),
+    (Flaw::ColdFromAnyone, "and all were whole"),
     (Flaw::ColdByFence, "would be the best"),
     (Flaw::NoDetachFirst, "follows another one"),
     (Flaw::NeverTicks, STUCK),

@@ -17,6 +17,7 @@
 use failover::ColdStart;
 use topology::{Endpoint, State};
 
+use super::flaw::Flaw;
 use super::kernel::{Event, MS, Sim, Us, say};
 use super::oracle::Segment;
 use super::redis::{Data, Keeps, Server, index};
@@ -203,6 +204,9 @@ impl Sim {
 
     /// Judged where nothing has changed since the oldest answer: then all answers are the truth.
     fn choice_error(&mut self, at: usize, old: &State, next: &State) -> Option<String> {
+        if self.breaks(Flaw::ColdFromAnyone) {
+            return None; // what comes of it is judged
+        }
         let mut members = Vec::new();
         for addr in &old.members {
             let (since, rank) = *self.oracle.ranks.get(index(addr))?.last()?;

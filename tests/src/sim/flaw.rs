@@ -109,6 +109,8 @@ pub enum Flaw {
     ColdThoughContradicted,
     /// R14: the highest offset is chosen.
     ColdByOffset,
+    /// R14: whoever was told least is chosen.
+    ColdFromAnyone,
     /// R14: the tick is not looked at.
     ColdByFence,
     /// R14: nobody is detached.
@@ -209,6 +211,7 @@ impl Flaw {
         Self::ColdFromTooOld,
         Self::ColdThoughContradicted,
         Self::ColdByOffset,
+        Self::ColdFromAnyone,
         Self::ColdByFence,
         Self::NoDetachFirst,
         Self::NeverTicks,
@@ -248,6 +251,7 @@ impl Flaw {
                 | F::ColdFromTooOld
                 | F::ColdThoughContradicted
                 | F::ColdByOffset
+                | F::ColdFromAnyone
                 | F::ColdByFence
                 | F::NoDetachFirst
         )
@@ -409,6 +413,12 @@ impl Sim {
                 let best = self.servers.iter().filter(|s| s.up).max_by_key(|s| s.offset());
                 if let Some(best) = best {
                     (next.primary.addr, next.primary.run_id) = (best.addr.clone(), best.run_id.clone());
+                }
+            }
+            Flaw::ColdFromAnyone if next.cold && promotes => {
+                let able = self.servers.iter().filter(|s| s.up);
+                if let Some(worst) = able.min_by_key(|s| (s.data.fence, s.data.tick)) {
+                    (next.primary.addr, next.primary.run_id) = (worst.addr.clone(), worst.run_id.clone());
                 }
             }
             Flaw::ColdByFence if next.cold && promotes => {

@@ -38,6 +38,8 @@ chaos:
 	CHAOS_SEED=$(SEED) CHAOS_ROUNDS=$(ROUNDS) CHAOS_SECONDS=$(SECONDS) CHAOS_ONLY=$(ONLY) \
 		cargo test -p albireo-tests --test chaos all_scenarios -- --ignored --nocapture
 
+# Side by side in one run, ratios first; bench/README.md. ONLY=name ... runs some of the benchmarks.
 bench:
-	@echo "There are no benchmarks yet. 'DEMO_KILLS=20 make demo' shows the gaps of twenty kills." >&2
-	@exit 1
+	@tests/install-packages demo
+	cargo build --release --workspace --bins
+	@cargo run --release --quiet -p bench -- $(ONLY)

@@ -1,0 +1,99 @@
+//! Figures of alternated rounds, and how they are shown: the ratio first, then medians and spread, the load of the machine.
+
+use serde_json::{Value, json};
+
+/// One figure in every round.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Series(Vec<f64>);
+
+impl Series {
+    pub(crate) fn add(&mut self, figure: f64) {
+        self.0.push(figure);
+    }
+
+    /// The value below which this share of the rounds lies.
+    fn quantile(&self, share: f64) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let at = (share * sorted.len().saturating_sub(1) as f64).round() as usize;
+        sorted.get(at).copied().unwrap_or(f64::NAN)
+    }
+
+    pub(crate) fn median(&self) -> f64 {
+        self.quantile(0.5)
+    }
+
+    fn spread(&self) -> (f64, f64) {
+        (self.quantile(0.0), self.quantile(1.0))
+    }
+}
+
+/// What is compared: `ours` against `base`, in the same rounds.
+#[derive(Debug)]
+pub(crate) struct Comparison {
+    pub(crate) what: &'static str,
+    pub(crate) unit: &'static str,
+    pub(crate) ours: (&'static str, Series),
+    pub(crate) base: (&'static str, Series),
+    /// The goal for the ratio, in words, and whether it is met.
+    pub(crate) goal: (&'static str, fn(f64) -> bool),
+}
+
+/// All comparisons of one benchmark.
+#[derive(Debug)]
+pub(crate) struct Table {
+    pub(crate) name: &'static str,
+    pub(crate) rows: Vec<Comparison>,
+    /// The load of the machine over the last minute when each round began; what this benchmark itself causes is in it.
+    pub(crate) loads: Series,
+    /// Conditions that a reader has to know.
+    pub(crate) conditions: String,
+}
+
+impl Table {
+    pub(crate) fn print(&self) {
+        let (low, high) = self.loads.spread();
+        println!("{}; load of the machine {low:.1} to {high:.1}", self.conditions);
+        println!("| what | ratio | goal | medians | min-max |");
+        println!("|---|---|---|---|---|");
+        for row in &self.rows {
+            let ratio = row.ours.1.median() / row.base.1.median();
+            let met = if (row.goal.1)(ratio) { "met" } else { "NOT met" };
+            let side = |(name, series): &(&str, Series)| format!("{name} {:.0}", series.median());
+            let range = |(name, series): &(&str, Series)| {
+                let (low, high) = series.spread();
+                format!("{name} {low:.0}-{high:.0}")
+            };
+            println!(
+                "| {}, {} | {ratio:.2} | {}: {met} | {}, {} | {}, {} |",
+                row.what,
+                row.unit,
+                row.goal.0,
+                side(&row.ours),
+                side(&row.base),
+                range(&row.ours),
+                range(&row.base)
+            );
+        }
+        println!("{}", self.json());
+    }
+
+    /// One line for machines.
+    fn json(&self) -> Value {
+        let rows: Vec<Value> = self
+            .rows
+            .iter()
+            .map(|row| {
+                let (ours, base) = (&row.ours, &row.base);
+                json!({"what": row.what, "unit": row.unit, ours.0: ours.1.0, base.0: base.1.0})
+            })
+            .collect();
+        json!({"benchmark": self.name, "conditions": self.conditions, "load": self.loads.0, "rows": rows})
+    }
+}
+
+/// The load of the machine over the last minute.
+pub(crate) fn load() -> f64 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(f64::NAN)
+}

@@ -1,0 +1,26 @@
+//! `make bench`: everything that is measured, side by side in one run, ratios first. bench/README.md says how to read it.
+//!
+//! Arguments name the benchmarks to run; without any, all of them.
+
+mod durability;
+mod figures;
+
+use std::process::ExitCode;
+
+type Benchmark = fn() -> figures::Table;
+
+const ALL: [(&str, Benchmark); 1] = [("durability", durability::run)];
+
+fn main() -> ExitCode {
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(unknown) = wanted.iter().find(|name| ALL.iter().all(|(known, _)| known != name)) {
+        let known: Vec<&str> = ALL.iter().map(|(name, _)| *name).collect();
+        eprintln!("there is no benchmark `{unknown}`; there are: {}", known.join(", "));
+        return ExitCode::from(2);
+    }
+    for (name, run) in ALL.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|w| w == name)) {
+        println!("== {name}");
+        run().print();
+    }
+    ExitCode::SUCCESS
+}

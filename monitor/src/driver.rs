@@ -246,6 +246,9 @@ impl Driver {
                 false => debug!(late_ms, "this monitor stood still again"),
             }
             self.lead.stalled(now);
+            if let Some((_, since)) = &mut self.name_taken {
+                *since = now;
+            }
             self.all_groups(&Event::Stalled);
         }
     }

@@ -13,6 +13,7 @@ mod clock;
 mod config;
 mod driver;
 mod fault;
+mod identity;
 mod metrics;
 mod publisher;
 mod quiet;
@@ -224,6 +225,7 @@ async fn lead(config: Arc<Config>) -> ExitCode {
         admin: Some(config.admin.announce.clone()),
         role: Some(config.role_word().to_owned()),
         version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+        process: identity::own(),
         beat: 0,
     };
     info!(

@@ -7,9 +7,10 @@ use failover::{Order, PublishOutcome};
 use serde_json::{Value, json};
 use topology::zookeeper::{ANY_VERSION, Mode, Op, PublishError, ReadError, Store};
 use topology::{Layout, LeaderRecord, MonitorRecord, Phase, ZnodePath};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::fault::Step;
+use crate::identity;
 
 /// Decisions that are kept.
 const HISTORY_MAX: usize = 100;
@@ -127,6 +128,12 @@ impl Publisher {
                         let why = gone.err().map_or(why.to_owned(), |error| error.to_string());
                         Err(NameError::Store(PublishError::Unreachable(why)))
                     }
+                    Ok(other) if other.process.as_deref().is_some_and(identity::is_gone) => {
+                        info!("the name `{name}` was held by {}, which is gone", other.host);
+                        let gone = self.store.delete(&path, found.version).await;
+                        let why = gone.err().map_or("the name is being freed".to_owned(), |e| e.to_string());
+                        Err(NameError::Store(PublishError::Unreachable(why)))
+                    }
                     Ok(other) => Err(NameError::Taken(other)),
                     Err(error) => Err(refused(format!("it holds no monitor's record: {error}"))),
                 },
@@ -148,17 +155,25 @@ impl Publisher {
         }
     }
 
-    /// Writes which backends of a service this monitor cannot reach (R10).
+    /// Writes which backends of a service this monitor cannot reach (R10). The `first` time in a session the znode may still
+    /// be that of the session before, with which it would vanish.
     pub(crate) async fn opinion(
         &self,
         name: &str,
         service: &str,
         unreachable: &Value,
+        first: bool,
     ) -> Result<(), PublishError> {
         let refused =
             |e: topology::ZnodePathError| PublishError::Refused { path: service.into(), why: e.to_string() };
         let path = self.layout.view(name, service).map_err(refused)?;
         let data = unreachable.to_string().into_bytes();
+        if first {
+            match self.store.delete(&path, ANY_VERSION).await {
+                Ok(()) | Err(PublishError::Absent { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
         match self.store.set(&path, &data, ANY_VERSION).await {
             Err(PublishError::Absent { .. }) => {
                 self.store.create_parents(&path).await?;

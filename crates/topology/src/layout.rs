@@ -90,6 +90,9 @@ pub struct MonitorRecord {
     /// Its version; none in the record of an older one.
     #[serde(default)]
     pub version: Option<String>,
+    /// The process, for a successor on the same machine; none where the system does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<String>,
     /// Advanced by the active monitor every heartbeat.
     pub beat: u64,
 }

@@ -112,13 +112,13 @@ impl Driver {
         if service.writes_opinion || service.opinion.as_ref() == Some(&unreachable) {
             return;
         }
-        let value = json!(unreachable);
+        let (value, first) = (json!(unreachable), service.opinion.is_none());
         (service.opinion, service.writes_opinion) = (Some(unreachable), true);
         let publisher = Publisher::new(self.store.at(generation), self.layout.clone());
         let me = self.me.name.clone();
         let service = name.to_owned();
         self.later(name, async move {
-            let written = publisher.opinion(&me, &service, &value).await;
+            let written = publisher.opinion(&me, &service, &value, first).await;
             if let Err(error) = &written {
                 debug!(service, %error, "the opinion was not written");
                 // Not at once: ZooKeeper is away, or the session is over.

@@ -25,6 +25,7 @@ fn driver() -> Driver {
         beat: 0,
         role: None,
         version: None,
+        process: None,
     };
     Driver::new(Arc::new(config), Clock::start(), store, inputs, None, record)
 }

@@ -11,7 +11,7 @@ use world::Host;
 use world::group::Group;
 use world::http::{Connection, Request};
 
-use crate::figures::{Comparison, Series, Table, load};
+use crate::figures::{Clockwork, Comparison, Series, Table, load};
 
 const ROUNDS: usize = 5;
 const ONE_CLIENT: Duration = Duration::from_secs(3);
@@ -30,9 +30,10 @@ pub(crate) fn run() -> Table {
     let mut latency = [Series::default(), Series::default()];
     let mut slow = [Series::default(), Series::default()];
     let mut rate = [Series::default(), Series::default()];
-    let mut loads = Series::default();
+    let (mut loads, mut stolen) = (Series::default(), Series::default());
     for round in 0..ROUNDS {
         loads.add(load());
+        let began = Clockwork::now();
         for turn in 0..2 {
             let kind = (round + turn) % 2;
             let addr = group.apis[kind].http();
@@ -44,6 +45,7 @@ pub(crate) fn run() -> Table {
             let many = writes(addr, MANY, MANY_CLIENTS).len();
             rate[kind].add(many as f64 / MANY_CLIENTS.as_secs_f64());
         }
+        stolen.add(Clockwork::now().stolen_since(began));
     }
     let compare = |what, unit, [sync, plain]: [Series; 2], goal| Comparison {
         what,
@@ -60,6 +62,7 @@ pub(crate) fn run() -> Table {
             compare("throughput, 64 clients", "writes/s", rate, (">= 0.7", |ratio| ratio >= 0.7)),
         ],
         loads,
+        stolen,
         conditions: format!(
             "one replica, loopback, {ROUNDS} alternated rounds of {} s with 1 and {} s with {MANY} clients (threads of this \
              program, on the same machine), writes of 16 bytes",

@@ -46,14 +46,22 @@ pub(crate) struct Table {
     pub(crate) rows: Vec<Comparison>,
     /// The load of the machine over the last minute when each round began; what this benchmark itself causes is in it.
     pub(crate) loads: Series,
+    /// Per cent of the machine's time that its host gave to others during each round.
+    pub(crate) stolen: Series,
     /// Conditions that a reader has to know.
     pub(crate) conditions: String,
 }
 
 impl Table {
     pub(crate) fn print(&self) {
-        let (low, high) = self.loads.spread();
-        println!("{}; load of the machine {low:.1} to {high:.1}", self.conditions);
+        let ((low, high), (least, most)) = (self.loads.spread(), self.stolen.spread());
+        println!(
+            "{}; load of the machine {low:.1} to {high:.1}, {least:.0} to {most:.0} % of its time stolen by its host",
+            self.conditions
+        );
+        if most > 5.0 {
+            println!("**Disturbed:** more than 5 % of a round was stolen.");
+        }
         println!("| what | ratio | goal | medians | min-max |");
         println!("|---|---|---|---|---|");
         for row in &self.rows {
@@ -88,7 +96,29 @@ impl Table {
                 json!({"what": row.what, "unit": row.unit, ours.0: ours.1.0, base.0: base.1.0})
             })
             .collect();
-        json!({"benchmark": self.name, "conditions": self.conditions, "load": self.loads.0, "rows": rows})
+        json!({"benchmark": self.name, "conditions": self.conditions, "load": self.loads.0, "stolen": self.stolen.0, "rows": rows})
+    }
+}
+
+/// The processors' time so far: all of it, and what the host gave to others.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clockwork {
+    all: u64,
+    stolen: u64,
+}
+
+impl Clockwork {
+    pub(crate) fn now() -> Self {
+        let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+        let first = text.lines().next().unwrap_or_default();
+        let times: Vec<u64> =
+            first.split_whitespace().skip(1).take(8).filter_map(|t| t.parse().ok()).collect();
+        Self { all: times.iter().sum(), stolen: times.get(7).copied().unwrap_or(0) }
+    }
+
+    /// Per cent stolen since then.
+    pub(crate) fn stolen_since(self, before: Self) -> f64 {
+        100.0 * (self.stolen - before.stolen) as f64 / (self.all - before.all).max(1) as f64
     }
 }
 

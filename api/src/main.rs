@@ -93,7 +93,9 @@ fn main() -> ExitCode {
 fn start_log(settings: LogSettings) {
     let level = settings.level.as_str();
     // The library reports every reconnect on its own; what matters of that is said here.
-    let filter = tracing_subscriber::EnvFilter::new(format!("{level},zookeeper_client=error"));
+    let filter = tracing_subscriber::EnvFilter::new(format!(
+        "{level},zookeeper_client=error,topology::zookeeper=warn"
+    ));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match settings.format {
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),

@@ -41,8 +41,11 @@ pub(crate) async fn run(config: Config, verb: Verb) -> ExitCode {
     match carry_out(&config, &verb).await {
         Ok((StatusCode::OK, answer)) => {
             println!("{}", answer["done"].as_str().unwrap_or("done"));
-            for (phase, millis) in answer["phases"].as_object().into_iter().flatten() {
-                println!("  {:>9} ms  {}", millis, phase.trim_end_matches("_ms"));
+            let phases = answer["phases"].as_object().into_iter().flatten();
+            let mut phases: Vec<_> = phases.map(|(phase, ms)| (ms.as_f64().unwrap_or(0.0), phase)).collect();
+            phases.sort_by(|a, b| a.0.total_cmp(&b.0));
+            for (millis, phase) in phases {
+                println!("  {millis:>8.2} ms  {}", phase.trim_end_matches("_ms"));
             }
             ExitCode::SUCCESS
         }

@@ -606,8 +606,11 @@ impl Group {
         let promoted = old.as_ref().is_some_and(|old| old.promoted != next.promoted);
         match (old, next.phase) {
             (Some(old), Phase::Promoting) if promoted => {
-                let lost = self
-                    .primary_closed
+                // Nothing was lost where an operator asked for it.
+                let asked = self.view.asked.as_ref().filter(|_| self.fault_at.is_none());
+                let lost = asked
+                    .map(|asked| asked.at)
+                    .or(self.primary_closed)
                     .or_else(|| Some(self.view.backends.get(&old.primary.addr)?.detector.last_byte()));
                 let offset =
                     |addr: &Endpoint| Some(self.view.backends.get(addr)?.seen.as_ref()?.observation.offset);

@@ -128,7 +128,7 @@ impl fmt::Display for Declined {
             Self::IsPrimary(addr) => write!(f, "{addr} is the primary; let another one take over first"),
             Self::TooFew { stay, needed } => write!(
                 f,
-                "only {stay} proven replicas would stay in sync, and min_in_sync needs {needed}: \
+                "only {stay} proven replicas would stay in sync, and {needed} have to: \
                  bring another one into sync first"
             ),
             Self::NobodyEligible(verdicts) => {
@@ -189,8 +189,11 @@ fn remove(view: &View, state: &State, primary: &Observation, addr: &Endpoint, no
         let stays = |entry: &&InSync| entry.addr != *addr;
         let proven = state.in_sync.iter().filter(stays).filter(|entry| view.proven(state, entry, now));
         let stay = proven.count();
-        if stay < needed as usize {
-            return Some(answer(Err(Declined::TooFew { stay, needed })));
+        // Also where no number is set: whoever stays behind must not be one that may not take over.
+        let leaves_the_set = state.in_sync(addr).is_some() && state.members.len() > 2;
+        let needed_now = needed.max(u32::from(leaves_the_set));
+        if stay < needed_now as usize {
+            return Some(answer(Err(Declined::TooFew { stay, needed: needed_now })));
         }
         let in_sync = state.in_sync.iter().filter(stays).cloned().collect();
         let next = State { min_in_sync: needed, ..changed(view, state, primary, in_sync, &because) };

@@ -139,9 +139,12 @@ fn what_is_refused() {
     let limits = Limits { min_in_sync: MinInSync::Fixed(1), ..Limits::default() };
     let mut scene = calm_with(limits, State { in_sync: vec![entry("b", 2)], ..record() });
     ask(&mut scene, remove("b"));
-    let why = "answer 1: only 0 proven replicas would stay in sync, and min_in_sync needs 1: \
+    let why = "answer 1: only 0 proven replicas would stay in sync, and 1 have to: \
                bring another one into sync first";
     assert_eq!(scene.acts(), [why]);
+    let mut scene = calm(State { in_sync: vec![entry("b", 2)], min_in_sync: 0, ..record() });
+    ask(&mut scene, remove("b"));
+    assert_eq!(scene.acts(), [why], "c is not in sync yet");
     let mut scene = Scene::passive(record());
     ask(&mut scene, remove("b"));
     assert_eq!(scene.acts(), ["answer 1: this monitor does not lead"]);

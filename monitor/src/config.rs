@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::Uri;
 use failover::{ColdStart, Limits, MinInSync};
 use settings::{
     Ini, Key, LOG, LogSettings, Problem, Problems, REDIS, REDIS_MEMBER, ReadFile, Reader, RedisSettings,
@@ -16,6 +17,8 @@ use settings::{
 };
 use topology::Endpoint;
 use topology::zookeeper::Options;
+
+use crate::hooks::HookSettings;
 
 #[cfg(test)]
 mod tests;
@@ -105,6 +108,7 @@ pub(crate) struct Config {
     pub(crate) failover: Failover,
     pub(crate) redis: RedisSettings,
     pub(crate) admin: Admin,
+    pub(crate) hooks: HookSettings,
     pub(crate) log: LogSettings,
     /// What is allowed but worth a line in the log.
     pub(crate) warnings: Vec<String>,
@@ -193,7 +197,8 @@ impl Config {
         let redis = RedisSettings::read(&mut reader);
         let admin = Admin::read(&mut reader.section(ADMIN.name()));
         let log = LogSettings::read(&mut reader);
-        for (section, what) in [(SENTINEL, "the Sentinel endpoint"), (DNS, "DNS"), (HOOKS, "hooks")] {
+        let hooks = read_hooks(&mut reader.section(HOOKS.name()));
+        for (section, what) in [(SENTINEL, "the Sentinel endpoint"), (DNS, "DNS")] {
             for key in section.keys() {
                 reader.section(section.name()).not_yet(key.name(), what);
             }
@@ -205,7 +210,7 @@ impl Config {
         };
         let mut warnings = warnings(&ini, &binary_star, &admin);
         warnings.extend(failover.without_effect());
-        Ok(Self { zookeeper, binary_star, detector, failover, redis, admin, log, warnings })
+        Ok(Self { zookeeper, binary_star, detector, failover, redis, admin, hooks, log, warnings })
     }
 
     /// This monitor's name.
@@ -389,6 +394,21 @@ impl Admin {
         let announce = section.parsed::<Endpoint>("announce");
         let token = section.secret("token").map(Arc::new);
         Some(Self { announce: announce.or_else(|| listen.clone())?, listen: listen?, token })
+    }
+}
+
+fn read_hooks(section: &mut SectionReader<'_, '_>) -> HookSettings {
+    let webhook = section.parsed::<Uri>("webhook");
+    let fit = |uri: &Uri| uri.scheme_str() == Some("http") && uri.host().is_some();
+    if webhook.as_ref().is_some_and(|uri| !fit(uri)) {
+        section.refuse("webhook", "expected http://HOST[:PORT]/PATH (https is not yet available)");
+    }
+    HookSettings {
+        on_failover: section.text("on_failover"),
+        on_role_change: section.text("on_role_change"),
+        on_down: section.text("on_down"),
+        timeout: section.millis("timeout_ms", 60_000, 1..=3_600_000),
+        webhook,
     }
 }
 

@@ -4,6 +4,7 @@
 //! the peer, ends of publications and orders. Nothing is awaited in here but the next input, so that one hung server
 //! or a slow ZooKeeper delays nobody else.
 
+mod occasions;
 mod opinions;
 mod pairing;
 mod services;
@@ -32,6 +33,7 @@ use crate::admin::Question;
 use crate::asking::Answer;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::hooks::Hooks;
 use crate::metrics::Metrics;
 use crate::publisher::Publisher;
 use crate::quiet::Quiet;
@@ -137,6 +139,7 @@ pub(crate) struct Driver {
     requests: BTreeMap<u64, oneshot::Sender<Answer>>,
     /// Requests that there were so far.
     asked: u64,
+    hooks: Hooks,
     metrics: Metrics,
     quiet: Quiet,
     /// When the loop meant to wake at the latest.
@@ -159,6 +162,7 @@ impl Driver {
         let me = LeaderRecord { name: config.name().to_owned(), instance: record.instance.clone() };
         let peer = if pair.is_some() { Peer::Active } else { Peer::None };
         let publisher = Publisher::new(store.clone(), layout.clone());
+        let hooks = Hooks::new(config.hooks.clone());
         Self {
             lead: Lead::new(me.clone(), config.binary_star.heartbeat, peer)
                 .first(config.binary_star.role == binary_star::Role::Primary),
@@ -185,6 +189,7 @@ impl Driver {
             told_pair: None,
             requests: BTreeMap::new(),
             asked: 0,
+            hooks,
             metrics: Metrics::new(),
             quiet: Quiet::default(),
             planned: Time::MAX,
@@ -354,6 +359,7 @@ impl Driver {
                 .iter()
                 .for_each(|name| self.write_opinion(name));
             self.tell_what_lasts();
+            self.tell_hooks();
             self.tell_pair();
             self.show();
         }

@@ -13,6 +13,7 @@ mod clock;
 mod config;
 mod driver;
 mod fault;
+mod hooks;
 mod identity;
 mod metrics;
 mod publisher;

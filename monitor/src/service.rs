@@ -45,6 +45,8 @@ pub(crate) struct Service {
     pub(crate) told_health: BTreeMap<Endpoint, &'static str>,
     /// A fault that is told if it stands after a heartbeat, and since when it does.
     pub(crate) untold: Option<(Reason, Time)>,
+    /// Whether each server is down, and its role, as the hooks were last told or need not be.
+    pub(crate) hooked: BTreeMap<Endpoint, (bool, &'static str)>,
     pub(crate) quiet: Quiet,
     /// The version of `state` and of `<path>` at which it was last found to be broken.
     pub(crate) damaged_at: [Option<i32>; 2],
@@ -86,6 +88,7 @@ impl Service {
             told_in_sync: 0,
             told_health: BTreeMap::new(),
             untold: None,
+            hooked: BTreeMap::new(),
             quiet: Quiet::default(),
             damaged_at: [None; 2],
             opinion: None,
@@ -129,6 +132,7 @@ impl Service {
             self.backends.remove(addr);
             self.words.remove(addr);
             self.told_health.remove(addr);
+            self.hooked.remove(addr);
         }
         for addr in members {
             if !self.backends.contains_key(&addr) {

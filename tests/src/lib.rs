@@ -29,7 +29,7 @@ pub mod resp;
 pub mod sim;
 pub mod skip;
 pub mod wait;
-mod workdir;
+pub mod workdir;
 pub mod zookeeper;
 
 pub use host::Host;

@@ -172,8 +172,9 @@ fn a_wrong_value_for_every_key() {
             "the Sentinel endpoint is not yet available; it comes with a later version",
         ),
         ("dns", "zone = x", "DNS is not yet available; it comes with a later version"),
-        ("hooks", "webhook = http://x", "hooks is not yet available; it comes with a later version"),
-        ("hooks", "timeout_ms = 60000", "hooks is not yet available; it comes with a later version"),
+        ("hooks", "webhook = https://x", "expected http://HOST[:PORT]/PATH (https is not yet available)"),
+        ("hooks", "webhook = /x", "expected http://HOST[:PORT]/PATH (https is not yet available)"),
+        ("hooks", "timeout_ms = 0", "not between 1 and 3600000 ms"),
         ("detector", "timeout = 5", "unknown key"),
         ("detecter", "x = 5", "unknown section; did you mean [detector]?"),
     ] {

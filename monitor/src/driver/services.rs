@@ -44,6 +44,7 @@ impl Driver {
         let Some(service) = self.services.remove(name) else { return };
         info!(service = name, "{} is gone; not watched any more", service.path);
         self.metrics.forget(name);
+        self.hooks.forget(name);
         self.opinions.retain(|(_, of), _| of != name);
         self.views.retain(|(_, of), task| {
             let keep = of != name;

@@ -137,6 +137,7 @@ impl Driver {
             .into_iter()
             .map(|(phase, took)| (format!("{phase}_ms"), json!(millis(took))))
             .collect();
+        self.hook_failover(name, timeline, &phases);
         let from = timeline.from.as_ref().map_or("an unknown primary".to_owned(), ToString::to_string);
         let what = if short.starts_with("cold start") { "cold start" } else { "failover" };
         let begun = if timeline.begun.is_some() { "" } else { "; another monitor began it" };

@@ -1,0 +1,73 @@
+//! What the hooks are told, by the monitor that leads: failovers when they are complete, other roles and deaths once a
+//! heartbeat.
+
+use failover::{Health, Role, Time, Timeline, View};
+use serde_json::{Map, Value, json};
+use topology::Endpoint;
+
+use super::Driver;
+use crate::hooks::Occasion;
+
+impl Driver {
+    /// A failover was completed.
+    pub(super) fn hook_failover(&mut self, name: &str, timeline: &Timeline, phases: &Map<String, Value>) {
+        let facts = json!({
+            "from": timeline.from, "to": timeline.to, "epoch": timeline.epoch, "why": timeline.reason,
+            "phases": phases, "lost_bytes_seen": timeline.gap_bytes,
+        });
+        self.hook(name, Occasion::Failover, facts);
+    }
+
+    /// Compares every server with what was told of it. What is seen for the first time is no news.
+    pub(super) fn tell_hooks(&mut self) {
+        let (now, leads) = (self.now(), self.reign.is_some());
+        let mut news: Vec<(String, Occasion, Value)> = Vec::new();
+        for (name, service) in &mut self.services {
+            let view = service.group.view();
+            let epoch = view.state().map(|state| state.epoch);
+            for addr in view.backends.keys() {
+                let before = service.hooked.get(addr).copied();
+                let Some((down, role)) = looks(view, addr, before, now) else { continue };
+                service.hooked.insert(addr.clone(), (down, role));
+                let Some((was_down, was)) = before.filter(|_| leads) else { continue };
+                if down && !was_down {
+                    let facts = json!({"addr": addr, "role": role, "epoch": epoch});
+                    news.push((name.clone(), Occasion::Down, facts));
+                }
+                if role != was {
+                    let facts = json!({"addr": addr, "role": role, "was": was, "epoch": epoch});
+                    news.push((name.clone(), Occasion::RoleChange, facts));
+                }
+            }
+        }
+        for (name, occasion, facts) in news {
+            self.hook(&name, occasion, facts);
+        }
+    }
+
+    fn hook(&mut self, name: &str, occasion: Occasion, facts: Value) {
+        if let Value::Object(facts) = facts {
+            self.hooks.tell(name, occasion, facts);
+        }
+    }
+}
+
+/// Whether a server is down, and its role; the last known ones where nothing is known now.
+fn looks(
+    view: &View,
+    addr: &Endpoint,
+    before: Option<(bool, &'static str)>,
+    now: Time,
+) -> Option<(bool, &'static str)> {
+    let role = view.current(addr, now).map(|seen| match seen.role {
+        Role::Primary { .. } => "primary",
+        Role::Replica { .. } => "replica",
+    });
+    let down = match view.health(addr, now) {
+        Health::Refused(_) | Health::Silent(_) => Some(true),
+        Health::Up => Some(false),
+        Health::Unknown | Health::Suspect | Health::Troubled(_) => None,
+    };
+    let (was_down, was) = (before.map(|(down, _)| down), before.map(|(_, role)| role));
+    Some((down.or(was_down)?, role.or(was)?))
+}

@@ -253,6 +253,7 @@ fn state(record: &Record, servers: u8) -> State {
         path_version: 0,
         from: None,
         cold: false,
+        floor: None,
         phase: if record.serving { Phase::Serving } else { Phase::Promoting },
         leader: String::new(),
         reason: String::new(),

@@ -181,9 +181,7 @@ fn best(all: &Answers<'_>) -> Result<Endpoint, Wait> {
     if let Some((other, _)) = later {
         return Err(Wait::Contradiction((*addr).clone(), (*other).clone()));
     }
-    // Where nobody else was in sync, what was told last is what the primary was told in this very epoch.
-    let oldest = all.state.in_sync.iter().map(|entry| entry.since).min().unwrap_or(all.state.epoch);
-    match fence < oldest {
+    match fence < all.state.floor() {
         true => Err(Wait::TooOld((*addr).clone())),
         false => Ok((*addr).clone()),
     }

@@ -310,6 +310,7 @@ fn birth(view: &View, now: Time) -> Decision {
         path_version: version,
         from: None,
         cold: false,
+        floor: None,
         phase: Phase::Serving,
         leader: view.me.clone(),
         reason: Reason::Birth.to_string(),
@@ -413,6 +414,10 @@ fn cold_promotion(
         min_in_sync: view.limits.min_in_sync(old.members.len()),
         from: None,
         cold: true,
+        floor: match seen.fence {
+            Fence::At(fence) => Some(fence),
+            Fence::Absent | Fence::Unreadable => None,
+        },
         phase: Phase::Promoting,
         leader: view.me.clone(),
         reason,
@@ -482,6 +487,7 @@ fn promotion(
         in_sync,
         min_in_sync,
         cold: false,
+        floor: Some(old.floor()),
         phase: Phase::Promoting,
         leader: view.me.clone(),
         reason: because.to_string(),
@@ -501,7 +507,8 @@ fn finish(view: &View, state: &State, now: Time) -> Decision {
         return Decision { steps: vec![promote(view, state)], because: Reason::Promoting };
     };
     let primary = PrimaryRef { replid: seen.replid.clone(), ..state.primary.clone() };
-    let next = State { primary, phase: Phase::Serving, leader: view.me.clone(), ..state.clone() };
+    let (floor, leader) = (None, view.me.clone());
+    let next = State { primary, floor, phase: Phase::Serving, leader, ..state.clone() };
     let mut decision = publish(next, true, Reason::Announcing);
     decision.steps.extend(strays(view, state, now));
     decision
@@ -673,6 +680,7 @@ pub(crate) fn changed(
         in_sync,
         adopted,
         cold: false,
+        floor: None,
         leader: view.me.clone(),
         reason: because.to_string(),
         ..old.clone()

@@ -212,6 +212,40 @@ fn nobody_older_than_a_primary_that_was_alone() {
     assert_eq!(reason(&scene), Reason::ColdStartWaits(Wait::TooOld(at("b"))));
 }
 
+/// The last one in sync was to take over and died before it did: nothing was acknowledged under the new epoch, and the old
+/// primary lives and has everything.
+#[test]
+fn a_promotion_that_came_to_nothing() {
+    let said = [
+        ("a", Observation { run_id: "a0".into(), ..back("a", 2, 9) }),
+        ("b", empty("b")),
+        ("c", back("c", 1, 5)),
+    ];
+    for (min_in_sync, expected) in
+        [(1, Reason::ColdStart(at("a"))), (0, Reason::ColdStartWaits(Wait::TooOld(at("a"))))]
+    {
+        let limits = Limits { min_in_sync: failover::MinInSync::Fixed(min_in_sync), ..Limits::default() };
+        let before = topology::State { in_sync: vec![common::entry("b", 2)], min_in_sync, ..record() };
+        let mut scene = Scene::leading_with(limits, before);
+        scene.pass(100);
+        scene.seen("b", replica("b", "a", true, 100));
+        scene.kill("a");
+        scene.pass(1);
+        scene.seen("b", replica("b", "a", false, 100));
+        scene.seen("c", replica("c", "a", false, 100));
+        scene.pass(25);
+        let next = scene.published_last().expect("a publication");
+        assert_eq!((next.primary.addr, next.in_sync.len(), next.floor), (at("b"), 0, Some(2)));
+        scene.stands(6);
+        for name in ["a", "b", "c"] {
+            scene.kill(name);
+            scene.event(Event::Opened(at(name)));
+        }
+        say(&mut scene, &said, 6000);
+        assert_eq!(reason(&scene), expected, "min_in_sync {min_in_sync}");
+    }
+}
+
 /// Before the primary itself is back, empty perhaps.
 #[test]
 fn also_while_the_primary_is_away() {

@@ -37,6 +37,10 @@ pub struct State {
     /// everything, and need not carry a fence.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub cold: bool,
+    /// While a promotion is carried out under which nothing can be acknowledged yet (fewer in sync than `min_in_sync`): the
+    /// smallest `since` of the last set under which something could (R14).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor: Option<u64>,
     /// Whether the promotion is still being carried out.
     pub phase: Phase,
     /// The monitor that published this.
@@ -138,6 +142,16 @@ impl State {
     pub fn to_json(&self) -> String {
         // Strings, numbers and lists of them always serialise.
         serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// A server whose fence is below this is certainly older than some of what was acknowledged (R14).
+    pub fn floor(&self) -> u64 {
+        let oldest = self.in_sync.iter().map(|entry| entry.since).min();
+        match (self.phase, self.floor) {
+            (Phase::Promoting, Some(floor)) if self.in_sync.len() < self.min_in_sync as usize => floor,
+            // Where nobody else was in sync, what was told last is what the primary was told in this very epoch.
+            (Phase::Promoting | Phase::Serving, _) => oldest.unwrap_or(self.epoch),
+        }
     }
 
     /// The announcement that belongs to this record.

@@ -60,7 +60,11 @@ pub(super) fn verdict(record: &State, members: &[(Endpoint, Rank)]) -> Result<En
         return Err("another one has a higher tick");
     }
     let entered = record.in_sync.iter().map(|entry| entry.since).min();
-    match *fence < entered.unwrap_or(record.epoch) {
+    // Nothing was acknowledged yet under a promotion that leaves too few in sync.
+    let nothing =
+        record.phase == topology::Phase::Promoting && record.in_sync.len() < record.min_in_sync as usize;
+    let floor = record.floor.filter(|_| nothing).or(entered).unwrap_or(record.epoch);
+    match *fence < floor {
         true => Err("the best is older than the set"),
         false => Ok(best.clone()),
     }

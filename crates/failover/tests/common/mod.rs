@@ -45,6 +45,7 @@ pub(crate) fn record() -> State {
         adopted: vec![at("a"), at("b"), at("c")],
         path_version: 0,
         cold: false,
+        floor: None,
         from: None,
         phase: Phase::Serving,
         leader: "me".into(),

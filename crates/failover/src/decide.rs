@@ -621,7 +621,10 @@ fn membership(view: &View, state: &State, primary: &Observation, now: Time) -> D
         let stays = |entry: &&InSync| !out.iter().any(|(addr, _)| *addr == entry.addr);
         let in_sync = state.in_sync.iter().filter(stays).cloned().collect();
         let because = Reason::Shrinking(out);
-        return publish(changed(view, state, primary, in_sync, &because), false, because);
+        let next = changed(view, state, primary, in_sync, &because);
+        // R16: a member that never entered the set does not count yet, and those who stay were enough for the old number.
+        let min_in_sync = next.min_in_sync.min(state.min_in_sync);
+        return publish(State { min_in_sync, ..next }, false, because);
     }
     if let Some(decision) = request::members(view, state, primary, now) {
         return decision;

@@ -70,6 +70,20 @@ fn a_new_member_changes_no_epoch_and_is_announced() {
     assert_eq!((grown.epoch, grown.in_sync.len(), grown.min_in_sync), (4, 2, 1));
 }
 
+/// Found by the simulation (seeds 31 and 579): the set was left with fewer than the number that the epoch asked for.
+#[test]
+fn an_eviction_does_not_count_one_that_was_only_just_added() {
+    let two = State { members: vec![at("a"), at("b")], in_sync: vec![entry("b", 2)], ..record() };
+    let mut scene = calm(State { min_in_sync: 0, ..two });
+    ask(&mut scene, add("c", false));
+    scene.did();
+    scene.stands(6);
+    scene.did();
+    scene.kill("b");
+    let next = scene.published_last().expect("a publication");
+    assert_eq!((next.epoch, next.in_sync.len(), next.members.len(), next.min_in_sync), (4, 0, 3, 0));
+}
+
 #[test]
 fn a_member_already_and_one_that_may_be_overwritten() {
     let mut scene = calm(record());

@@ -274,7 +274,8 @@ impl Sim {
     /// start; nor may the chosen one.
     pub(super) fn judge_emptying(&mut self, at: usize, new: &Data, record: &State) {
         let s = &self.servers[at];
-        let Some(dark) = self.plan.dark.filter(|_| !s.data.is_empty()) else { return };
+        let ours = !s.data.is_empty() && record.members.contains(&s.addr);
+        let Some(dark) = self.plan.dark.filter(|_| ours) else { return };
         // The processes of the beginning follow the first server, as by their files.
         let by_its_file = (dark.files || s.run == 0) && s.auth.is_none() && !s.detached;
         // Not so when it gets what the chosen one holds, late.

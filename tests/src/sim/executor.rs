@@ -55,6 +55,15 @@ impl Sim {
         self.start(at, limit, Timer::OrderOver { server, serial });
     }
 
+    /// Its server is no member any more: what was under way is given up, and nobody is told.
+    pub(super) fn end_orders(&mut self, at: usize, server: usize) {
+        let executor = self.executor(at, server);
+        let serial = executor.serial + 1;
+        let old = std::mem::replace(executor, Executor { serial, ..Executor::default() });
+        let conns = [old.opening, old.link.map(|(conn, _)| conn)];
+        conns.into_iter().flatten().for_each(|conn| self.close(conn, OPENER));
+    }
+
     pub(super) fn take_order(&mut self, at: usize, order: Order) {
         let server = super::redis::index(&order.backend);
         self.executor(at, server).queue.push_back(order);

@@ -257,6 +257,11 @@ impl Flaw {
         )
     }
 
+    /// It breaks R16, so that somebody has to ask.
+    pub(super) fn is_of_members(self) -> bool {
+        false
+    }
+
     /// What hardly ever comes together by chance is brought about more often.
     pub(super) fn suits(self, plan: &mut Plan) {
         let often = |plan: &mut Plan, kinds: &[usize]| {
@@ -459,6 +464,15 @@ impl Sim {
         if let Some(addr) = addr {
             self.force_cold_start(at, addr);
         }
+    }
+
+    /// A request is declined.
+    pub(super) fn flawed_refusal(
+        &mut self,
+        _at: usize,
+        _request: &failover::Request,
+        _why: &failover::Declined,
+    ) {
     }
 
     fn force_cold_start(&mut self, at: usize, addr: Endpoint) {

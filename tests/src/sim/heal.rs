@@ -23,9 +23,7 @@ impl Sim {
                 self.counts.healing_ms = (self.now - since) / MS;
                 self.end = Some(End::Converged);
             }
-            Some(_) if self.now < since + BOUND + period(self.plan.limits.cold_wait) => {
-                self.schedule(20 * MS, Event::Look)
-            }
+            Some(_) if self.is_asked() || self.now < self.bound(since) => self.schedule(20 * MS, Event::Look),
             Some(why) => match self.excuse() {
                 Some(end) => {
                     self.explain_end();
@@ -34,6 +32,11 @@ impl Sim {
                 None => self.broken(format!("not converged {} ms after the last fault: {why}", BOUND / MS)),
             },
         }
+    }
+
+    /// What is asked for may stand in the way until it is answered.
+    fn bound(&self, since: Us) -> Us {
+        since.max(self.desk.answered_at) + BOUND + period(self.plan.limits.cold_wait)
     }
 
     /// What is not as it has to be.
@@ -70,8 +73,15 @@ impl Sim {
 
     fn replica_wrong(&self, state: &State) -> Option<String> {
         let primary = index(&state.primary.addr);
-        let live = self.servers.iter().filter(|s| s.up).count() - 1;
+        let member = |s: &Server| state.members.contains(&s.addr);
+        let live = self.servers.iter().filter(|s| s.up && member(s)).count() - 1;
         for (at, s) in self.servers.iter().enumerate().filter(|(at, _)| *at != primary) {
+            if !member(s) {
+                if let Some(why) = self.stranger_wrong(at) {
+                    return Some(why);
+                }
+                continue;
+            }
             let entry = state.in_sync(&s.addr);
             if !s.up {
                 if entry.is_some() && live >= state.min_in_sync as usize {
@@ -141,8 +151,10 @@ impl Sim {
             return (!self.servers[0].up).then_some(End::NobodyLeft);
         };
         // R0: its data were never the group's, as far as anybody could record.
-        let foreign =
-            |s: &Server| s.up && s.master && !s.data.has.is_empty() && !state.adopted.contains(&s.addr);
+        let foreign = |s: &Server| {
+            let ours = state.adopted.contains(&s.addr) || !state.members.contains(&s.addr);
+            s.up && s.master && !s.data.has.is_empty() && !ours
+        };
         if self.servers.iter().any(foreign) {
             return Some(End::Waits);
         }

@@ -8,6 +8,7 @@ use super::api::{Api, Timer as ApiTimer};
 use super::flaw::Flaw;
 use super::monitor::{Monitor, Timer};
 use super::net::{ACCEPTOR, Body, ConnId, Net, Node, Purpose};
+use super::operator::Desk;
 use super::oracle::Oracle;
 use super::plan::{Plan, Weather};
 use super::redis::{Keeps, Server};
@@ -132,6 +133,8 @@ pub(super) enum Event {
         keeps: Keeps,
         after: Us,
     },
+    /// The operator asks for something.
+    Operator,
     /// See [`Plan::ambush`].
     PrepareAmbush,
     Ambush,
@@ -173,6 +176,7 @@ pub(super) struct Sim {
     /// How far an ambush is that comes once.
     pub(super) sprung: u8,
     pub(super) oracle: Oracle,
+    pub(super) desk: Desk,
     /// Replication ids are never drawn twice.
     pub(super) next_replid: u32,
     pub(super) counts: Counts,
@@ -197,7 +201,11 @@ impl Sim {
     pub(super) fn new(seed: u64, flaw: Option<Flaw>, weather: Weather, tracing: bool) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let plan = Plan::draw(&mut rng, flaw, weather);
-        let servers: Vec<Server> = (0..plan.servers).map(Server::new).collect();
+        let mut servers: Vec<Server> = (0..plan.servers).map(Server::new).collect();
+        let store = Store::new(&servers);
+        if plan.operator.is_some_and(|operator| operator.spare) {
+            servers.push(Server::spare(plan.servers));
+        }
         Self {
             seed,
             now: 0,
@@ -208,7 +216,7 @@ impl Sim {
             rng,
             flaw,
             net: Net::new(),
-            store: Store::new(&servers),
+            store,
             monitors: (0..2).map(|at| Monitor::new(at, &plan)).collect(),
             apis: (0..plan.apis).map(|_| Api::new(plan.lanes)).collect(),
             clients: vec![None; plan.apis * plan.clients],
@@ -217,6 +225,7 @@ impl Sim {
             servers,
             plan,
             oracle: Oracle::new(),
+            desk: Desk::new(seed),
             next_replid: 10,
             counts: Counts::default(),
             healed: None,
@@ -273,6 +282,9 @@ impl Sim {
         self.schedule(self.plan.calm, Event::Fault);
         if self.plan.ambush.is_some() {
             self.schedule(self.plan.calm, Event::PrepareAmbush);
+        }
+        if self.plan.operator.is_some() {
+            self.schedule(self.plan.calm / 2, Event::Operator);
         }
         if self.plan.dark.is_some() {
             let after = self.rng.u64(0..self.plan.storm / 3);
@@ -384,6 +396,7 @@ impl Sim {
             Event::Fault => self.fault(),
             Event::Strike => self.strike(),
             Event::Blackout => self.blackout(),
+            Event::Operator => self.operator(),
             Event::Dies { server, keeps, after } => {
                 if self.healed.is_none() {
                     self.kill(server, keeps, after);

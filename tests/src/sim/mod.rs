@@ -14,7 +14,7 @@
 //! * [`redis`], [`store`]: the servers. [`monitor`], [`pair`], [`client`], [`probe`], [`executor`]: the driver of a
 //!   monitor, one message at a time, so that it may stall or die between any two.
 //! * [`api`], [`lane`], [`settle`]: the API processes. [`history`]: their clients, and what they were told.
-//! * [`faults`], [`ambush`], [`cold`]: what goes wrong. [`heal`]: how it has to end.
+//! * [`faults`], [`ambush`], [`cold`]: what goes wrong. [`operator`]: what is asked for. [`heal`]: how it has to end.
 //!
 //! A [`Flaw`] breaks one rule around the core ([`flaw`]); a test shows that the invariants notice.
 
@@ -31,6 +31,7 @@ mod kernel;
 mod lane;
 mod monitor;
 mod net;
+mod operator;
 mod oracle;
 mod pair;
 mod plan;
@@ -116,6 +117,18 @@ pub struct Counts {
     pub whole: u64,
     /// Servers that were emptied because their own file made them follow an empty one, before anybody could act.
     pub emptied: u64,
+    /// What an operator asked for, what of it was done, and what was declined.
+    pub asked: u64,
+    /// Members added.
+    pub added: u64,
+    /// Members removed.
+    pub removed: u64,
+    /// Failovers that were asked for.
+    pub handed: u64,
+    /// Requests declined.
+    pub declined: u64,
+    /// Servers attached by a monitor that had stood still, after they had been removed.
+    pub strayed: u64,
     /// Milliseconds of virtual time after the end of the faults until everything was as recorded.
     pub healing_ms: u64,
 }
@@ -144,6 +157,12 @@ impl Counts {
         self.chosen += other.chosen;
         self.whole += other.whole;
         self.emptied += other.emptied;
+        self.asked += other.asked;
+        self.added += other.added;
+        self.removed += other.removed;
+        self.handed += other.handed;
+        self.declined += other.declined;
+        self.strayed += other.strayed;
         self.healing_ms = self.healing_ms.max(other.healing_ms);
     }
 }

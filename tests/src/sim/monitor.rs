@@ -62,6 +62,8 @@ pub(super) enum Timer {
     },
     /// A call that could not be sent ends.
     CallFailed(Call),
+    /// An operator's question arrives.
+    Asked(failover::Request),
     /// An order goes on.
     Act {
         server: usize,
@@ -261,6 +263,7 @@ impl Sim {
             Timer::Register(generation) => self.register(at, generation),
             Timer::ReadLeader => self.call(at, None, Request::Get(Path::Leader), Call::ReadLeader),
             Timer::Send { generation, request, call } => self.call(at, generation, request, call),
+            Timer::Asked(request) => self.asked_for(at, request),
             Timer::CallFailed(call) => self.returned(at, call, None),
             Timer::Act { server, serial } => self.act(at, server, serial),
         }
@@ -384,7 +387,7 @@ impl Sim {
                 self.flawed_wait(at, &reason);
             }
             Action::Completed(timeline) => say!(self, "m{at} completed {}", timeline.epoch),
-            Action::Answer(..) => {} // nobody asks in here
+            Action::Answer(number, outcome) => self.judge_answer(at, number, outcome),
         }
     }
 

@@ -196,7 +196,7 @@ impl Sim {
                     true => cold_step_error(new).or_else(|| self.may_live(old)),
                     false => step_error(old, new).or_else(|| self.eviction_error(old, new)),
                 };
-                if let Some(why) = old.and_then(|old| wrong(&old)) {
+                if let Some(why) = old.as_deref().and_then(wrong) {
                     return self.broken(why);
                 }
                 self.oracle.epochs.insert(new.epoch, said);
@@ -204,6 +204,9 @@ impl Sim {
                     self.cold_start(new);
                 }
             }
+        }
+        if let Some(why) = self.judge_members(old.as_deref(), new) {
+            return self.broken(why);
         }
         self.counts.publications += 1;
         let enters = new.in_sync.iter().any(|entry| entry.since == new.epoch);

@@ -77,6 +77,15 @@ impl Dark {
     }
 }
 
+/// An operator who asks for this and that while all else goes wrong (R16).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Operator {
+    /// There is a server more, which is no member in the beginning.
+    pub(super) spare: bool,
+    /// The mean time between two requests.
+    pub(super) every: Us,
+}
+
 /// The parameters of one run.
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -124,6 +133,8 @@ pub(super) struct Plan {
     pub(super) ambush: Option<Ambush>,
     /// Everything dies, again and again, and the best one is to take over.
     pub(super) dark: Option<Dark>,
+    /// Somebody asks for something.
+    pub(super) operator: Option<Operator>,
     /// How often each fault comes, relative to the others ([`super::faults::FAULTS`]).
     pub(super) weights: [u32; super::faults::FAULTS],
 }
@@ -132,6 +143,7 @@ impl Plan {
     pub(super) fn draw(rng: &mut fastrand::Rng, flaw: Option<Flaw>, weather: Weather) -> Self {
         // Apart, so that the other runs are what they are without it.
         let mut apart = fastrand::Rng::with_seed(rng.clone().u64(..));
+        let mut desk = fastrand::Rng::with_seed(!rng.clone().u64(..));
         let servers = [2, 3, 3, 3, 3, 4, 4][rng.usize(0..7)];
         let limits = Limits {
             max_lag_bytes: [3, 1000][rng.usize(0..2)],
@@ -193,6 +205,7 @@ impl Plan {
             weights,
             idle: weather == Weather::PrimaryHidden && rng.bool(),
             dark: None,
+            operator: None,
         };
         if let Some(dark) = Dark::draw(&mut apart).or_else(|| flaw?.is_cold().then(|| Dark::some(&mut apart)))
             && storm
@@ -201,6 +214,11 @@ impl Plan {
         }
         if let Some(flaw) = flaw.filter(|_| storm) {
             flaw.suits(&mut plan);
+        }
+        // In one run in four.
+        if storm && (desk.u8(0..4) == 0 || flaw.is_some_and(Flaw::is_of_members)) {
+            let spare = plan.servers < 4 && desk.bool();
+            plan.operator = Some(Operator { spare, every: [100, 300, 800][desk.usize(0..3)] * MS });
         }
         plan
     }

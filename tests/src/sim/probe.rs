@@ -1,19 +1,23 @@
 //! The probe of one server by one monitor, as `monitor/src/backend.rs` runs it: attempts every 50 ms while there is no
 //! connection, a question every ping interval or at once, and a new connection where one is silent.
 
+use std::collections::BTreeSet;
+
 use failover::{Event as GroupEvent, Trouble};
 
 use super::flaw::Flaw;
 use super::kernel::{MS, Sim, Us};
 use super::monitor::{Timer, period};
 use super::net::{Body, ConnId, Node, OPENER, Purpose};
-use super::redis::{FromServer, ToServer};
+use super::redis::{FromServer, ToServer, index};
 
 /// Between two attempts to connect.
 const ATTEMPT_EVERY: Us = 50 * MS;
 
 #[derive(Debug, Default)]
 pub(super) struct Probe {
+    /// Its server is a member.
+    on: bool,
     /// Grows with every connection and every wait, so that old timers are known.
     serial: u32,
     attempts: Vec<ConnId>,
@@ -27,16 +31,29 @@ pub(super) struct Probe {
 }
 
 impl Sim {
-    /// Starts a probe and an executor for every member.
+    /// Starts a probe and an executor for every member, and ends those of former ones.
     pub(super) fn tend_probes(&mut self, at: usize) {
-        let count = self.monitors[at].group.members().count();
-        if self.monitors[at].probes.len() < count {
-            // Members are all the servers, always in the same order.
-            for server in self.monitors[at].probes.len()..count {
+        let members: BTreeSet<usize> = self.monitors[at].group.members().map(index).collect();
+        for server in 0..self.servers.len() {
+            if self.monitors[at].probes.len() <= server {
                 self.monitors[at].probes.push(Probe::default());
                 self.monitors[at].executors.push(super::executor::Executor::default());
-                self.start(at, 0, Timer::Attempt { server, serial: 0 });
-                self.open_orders(at, server);
+            }
+            match (self.probe(at, server).on, members.contains(&server)) {
+                (false, true) => {
+                    let probe = self.probe(at, server);
+                    probe.on = true;
+                    let serial = probe.serial;
+                    self.start(at, 0, Timer::Attempt { server, serial });
+                    self.open_orders(at, server);
+                }
+                (true, false) => {
+                    let serial = self.probe(at, server).serial + 1;
+                    let old = std::mem::replace(self.probe(at, server), Probe { serial, ..Probe::default() });
+                    old.attempts.into_iter().chain(old.link).for_each(|conn| self.close(conn, OPENER));
+                    self.end_orders(at, server);
+                }
+                (true, true) | (false, false) => {}
             }
         }
     }
@@ -47,7 +64,7 @@ impl Sim {
 
     pub(super) fn attempt(&mut self, at: usize, server: usize, serial: u32) {
         let probe = self.probe(at, server);
-        if probe.serial != serial || probe.link.is_some() {
+        if !probe.on || probe.serial != serial || probe.link.is_some() {
             return;
         }
         let conn = self.open(Node::Monitor(at), Node::Server(server), Purpose::Probe { monitor: at, server });

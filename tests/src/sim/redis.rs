@@ -203,6 +203,11 @@ pub(super) struct Server {
     pub(super) able_before: Us,
     /// It was told to follow nobody (R2).
     pub(super) detached: bool,
+    /// Its file names nobody to follow.
+    alone: bool,
+    /// It was told to follow nobody, for it is no member any more (R16); and was told to follow somebody all the same.
+    pub(super) released: bool,
+    pub(super) strayed: bool,
     /// When it began to follow whom it follows.
     pub(super) followed_at: Us,
     pub(super) master: bool,
@@ -331,6 +336,9 @@ impl Server {
             able_until: 0,
             able_before: 0,
             detached: false,
+            alone: false,
+            released: false,
+            strayed: false,
             followed_at: 0,
             master: at == 0,
             source: (at > 0).then_some(0),
@@ -349,6 +357,11 @@ impl Server {
             backlog_kept: false,
             alone_since: 0,
         }
+    }
+
+    /// One that is no member in the beginning.
+    pub(super) fn spare(at: usize) -> Self {
+        Self { alone: true, master: true, source: None, ..Self::new(at) }
     }
 
     pub(super) fn offset(&self) -> usize {
@@ -435,7 +448,8 @@ impl Sim {
         (new.pause, new.replid, new.disk) = (s.pause, fresh, s.disk.take());
         (new.risen_at, new.followed_at) = (self.now, self.now);
         (new.able_until, new.able_before) = (s.able_until, s.able_until);
-        if self.plan.dark.is_some_and(|dark| !dark.files) {
+        new.alone = s.alone;
+        if new.alone || self.plan.dark.is_some_and(|dark| !dark.files) {
             (new.master, new.source) = (true, None);
         }
         match replid {
@@ -783,6 +797,7 @@ impl Sim {
             return self.answer(conn, FromServer::NilExec);
         }
         self.judge_exec(at, &order);
+        self.note_order(at, &order);
         say!(self, "s{at} of {} executes {commands:?}", self.servers[at].run_id);
         self.counts.executed += 1;
         let credential = commands.iter().position(|c| matches!(c, Command::UseCredential { .. }));
@@ -848,7 +863,10 @@ impl Sim {
             Command::KeepBacklog => self.servers[at].backlog_kept = true,
             Command::BecomePrimary => self.become_primary(at),
             Command::Follow(to) => self.follow(at, Some(index(&to))),
-            Command::Stamp(epoch) => self.append(at, Entry::Stamp(epoch)),
+            Command::Stamp(epoch) => {
+                self.note_stamp(at, epoch);
+                self.append(at, Entry::Stamp(epoch));
+            }
             Command::Detach => {
                 self.follow(at, None);
                 self.servers[at].detached = true;

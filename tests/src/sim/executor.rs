@@ -234,7 +234,10 @@ impl Sim {
         let (Some(running), Some((conn, _))) = (&executor.running, &executor.link) else { return };
         let (conn, commands) = (*conn, running.commands.clone());
         let order = Box::new(running.order.clone());
-        let commands = self.flawed_commands(commands);
+        let mut commands = self.flawed_commands(commands);
+        if self.breaks(Flaw::NeverReleases) && order.deed == Deed::Release {
+            commands.clear();
+        }
         if self.breaks(Flaw::Reconnects) {
             return self.reconnect(at, server, order, commands);
         }

@@ -7,8 +7,11 @@ use std::rc::Rc;
 
 use failover::cold::Wait;
 use failover::group::Publication;
-use failover::{ColdStart, Command, Deed, Fence, MinInSync, Observation, Order, Reason, Role};
-use topology::{Endpoint, Phase, PrimaryRef, State};
+use failover::{
+    ColdStart, Command, Declined, Deed, Fence, MinInSync, Observation, Order, Reason, Request as Inquired,
+    Role,
+};
+use topology::{Endpoint, InSync, Phase, PrimaryRef, State};
 
 use super::client::Call;
 use super::kernel::{MS, Sim, Us};
@@ -117,6 +120,22 @@ pub enum Flaw {
     NoDetachFirst,
     /// R14: nobody counts the tick up.
     NeverTicks,
+    /// R16: a member leaves the set and the group in one publication.
+    RemovesAtOnce,
+    /// R16: a member leaves the group before the primary is stamped without it.
+    RemovesUnstamped,
+    /// R16: the last replicas in sync may be removed.
+    RemovesTheLast,
+    /// R16: who is added is in sync at once, under the same epoch.
+    GrowsWithoutEpoch,
+    /// R16: who is added counts for `min_in_sync` at once.
+    CountsTheAdded,
+    /// R16: who is added counts from the next eviction on, although it is not in sync.
+    EvictionCountsTheAdded,
+    /// R16: a removed member is not told to follow nobody.
+    NeverReleases,
+    /// R16: who was removed keeps the right to be overwritten.
+    StaysAdopted,
     /// R3: one copy is enough.
     OneCopyIsEnough,
     /// R3: copies are counted, as WAIT does, and nobody asks whose they are.
@@ -215,6 +234,14 @@ impl Flaw {
         Self::ColdByFence,
         Self::NoDetachFirst,
         Self::NeverTicks,
+        Self::RemovesAtOnce,
+        Self::RemovesUnstamped,
+        Self::RemovesTheLast,
+        Self::GrowsWithoutEpoch,
+        Self::CountsTheAdded,
+        Self::EvictionCountsTheAdded,
+        Self::NeverReleases,
+        Self::StaysAdopted,
         Self::OneCopyIsEnough,
         Self::WaitIsBelieved,
         Self::AddressesAreCompared,
@@ -259,7 +286,18 @@ impl Flaw {
 
     /// It breaks R16, so that somebody has to ask.
     pub(super) fn is_of_members(self) -> bool {
-        false
+        use Flaw as F;
+        matches!(
+            self,
+            F::RemovesAtOnce
+                | F::RemovesUnstamped
+                | F::RemovesTheLast
+                | F::GrowsWithoutEpoch
+                | F::CountsTheAdded
+                | F::EvictionCountsTheAdded
+                | F::NeverReleases
+                | F::StaysAdopted
+        )
     }
 
     /// What hardly ever comes together by chance is brought about more often.
@@ -390,6 +428,7 @@ impl Sim {
     ) -> Option<Publication> {
         let Some(flaw) = self.flaw else { return Some(publication) };
         let old = self.store.state();
+        self.flawed_members(at, &mut publication);
         let next = &mut publication.next;
         let promotes = next.promoted == next.epoch && next.phase == Phase::Promoting;
         match flaw {
@@ -466,13 +505,72 @@ impl Sim {
         }
     }
 
-    /// A request is declined.
-    pub(super) fn flawed_refusal(
-        &mut self,
-        _at: usize,
-        _request: &failover::Request,
-        _why: &failover::Declined,
-    ) {
+    /// A request is declined, and a broken driver carries it out.
+    pub(super) fn flawed_refusal(&mut self, at: usize, request: &Inquired, why: &Declined) {
+        let (Some(Flaw::RemovesTheLast), Declined::TooFew { .. }) = (self.flaw, why) else { return };
+        let Inquired::Remove { addr } = request else { return };
+        let m = &self.monitors[at];
+        let (Some((old, version)), Some(reign)) = (m.group.view().record.clone(), m.lead.reign()) else {
+            return;
+        };
+        let in_sync = old.in_sync.iter().filter(|entry| entry.addr != *addr).cloned().collect();
+        let min_in_sync = self.plan.limits.min_in_sync(old.members.len() - 1);
+        let next = State { epoch: old.epoch + 1, in_sync, min_in_sync, ..old };
+        self.publish_beside(at, reign, version, next);
+    }
+
+    /// A publication that the core does not know of.
+    fn publish_beside(&mut self, at: usize, reign: i32, version: i32, next: State) {
+        let next = Content::State(Rc::new(next));
+        let ops = vec![Op::Check(Path::Leader, reign), Op::Set(Path::State, next, version)];
+        let generation = self.monitors[at].client.registered;
+        let request = Request::Multi(ops);
+        self.start(at, 1, Timer::Send { generation, request, call: Call::Nothing });
+    }
+
+    /// R16 in a broken driver's publications.
+    fn flawed_members(&mut self, at: usize, publication: &mut Publication) {
+        let Some(old) = self.monitors[at].group.view().state().cloned() else { return };
+        let next = &mut publication.next;
+        let (grows, evicts) = (next.epoch > old.epoch, next.in_sync.len() < old.in_sync.len());
+        let removing = match self.monitors[at].group.view().asked.as_ref().map(|asked| &asked.request) {
+            Some(Inquired::Remove { addr }) => Some(addr.clone()),
+            _ => None,
+        };
+        let stay: Vec<Endpoint> =
+            next.members.iter().filter(|addr| Some(*addr) != removing.as_ref()).cloned().collect();
+        let shrinks = grows && evicts && removing.is_some_and(|addr| next.in_sync(&addr).is_none());
+        let added = next.members.iter().find(|addr| !old.members.contains(addr)).cloned();
+        match self.flaw {
+            Some(Flaw::RemovesAtOnce) if shrinks => next.members = stay,
+            Some(Flaw::RemovesUnstamped) if shrinks => {
+                let adopted = next.adopted.iter().filter(|addr| stay.contains(addr)).cloned().collect();
+                let gone = State { members: stay, adopted, ..next.clone() };
+                if let Some(version) = publication.expected {
+                    self.publish_beside(at, publication.reign, version + 1, gone);
+                }
+            }
+            Some(Flaw::GrowsWithoutEpoch) => {
+                if let Some(addr) = added {
+                    let s = &self.servers[index(&addr)];
+                    next.in_sync.push(InSync {
+                        addr,
+                        seen_as: s.shown.clone(),
+                        run_id: s.run_id.clone(),
+                        since: next.epoch,
+                        replid: s.replid_text(),
+                    });
+                }
+            }
+            Some(Flaw::CountsTheAdded) if added.is_some() => next.min_in_sync = auto(next.members.len()),
+            Some(Flaw::EvictionCountsTheAdded) if grows && evicts && next.promoted == old.promoted => {
+                next.min_in_sync = auto(next.members.len());
+            }
+            Some(Flaw::StaysAdopted) if next.members.len() < old.members.len() => {
+                next.adopted = old.adopted;
+            }
+            _ => {}
+        }
     }
 
     fn force_cold_start(&mut self, at: usize, addr: Endpoint) {

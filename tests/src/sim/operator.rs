@@ -3,8 +3,8 @@
 //!
 //! * Members change one at a time, and only in a publication that keeps the epoch; primary and set are members always.
 //! * A server leaves the group only after the primary carries the epoch that took it out of the set.
-//! * What an operator is told is so: somebody removed was out of the record since he asked, somebody added was in it,
-//!   a failover was published. Every question is answered once at most.
+//! * What an operator is told is so: somebody removed was out of the record since he asked, somebody added was in it
+//!   (where the monitor leads), a failover was published. Every question is answered once at most.
 //! * Who is said to be released follows nobody, until it is added again.
 //!
 //! A request whose monitor dies is forgotten, or asked again.
@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 
 use failover::request::{Declined, Done};
-use failover::{Deed, Event as GroupEvent, Order, Request};
+use failover::{Command, Deed, Event as GroupEvent, Order, Request};
 use topology::{Endpoint, Phase, State};
 
 use super::kernel::{Event, MS, Sim, Us, say};
@@ -175,7 +175,10 @@ impl Sim {
             (Request::Add { addr, .. }, Done::Added(added)) if *addr == added => {
                 self.counts.added += 1;
                 let was = state.members.contains(addr) || since(&self.desk.removed, addr);
-                (!was).then(|| "it is no member".into())
+                // "Already a member" is said by the record that the monitor knows; one that lost the lead while it
+                // stood still may know an old one.
+                let holds = self.store.leader() == Some(&self.monitors[inquiry.monitor].record());
+                (!was && holds).then(|| "it is no member".into())
             }
             (Request::Remove { addr }, Done::Removed { addr: removed, released }) if *addr == removed => {
                 self.counts.removed += 1;
@@ -209,8 +212,8 @@ impl Sim {
     }
 
     /// An order takes effect on that server.
-    pub(super) fn note_order(&mut self, at: usize, order: &Order) {
-        if let Deed::Release = order.deed {
+    pub(super) fn note_order(&mut self, at: usize, order: &Order, commands: &[Command]) {
+        if order.deed == Deed::Release && commands.contains(&Command::Detach) {
             (self.servers[at].released, self.servers[at].strayed) = (true, false);
         }
         if let Deed::Attach = order.deed {

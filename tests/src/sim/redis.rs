@@ -797,7 +797,7 @@ impl Sim {
             return self.answer(conn, FromServer::NilExec);
         }
         self.judge_exec(at, &order);
-        self.note_order(at, &order);
+        self.note_order(at, &order, &commands);
         say!(self, "s{at} of {} executes {commands:?}", self.servers[at].run_id);
         self.counts.executed += 1;
         let credential = commands.iter().position(|c| matches!(c, Command::UseCredential { .. }));

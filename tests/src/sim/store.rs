@@ -138,7 +138,8 @@ impl Store {
         self.znodes.get(&path).map(|znode| (znode.content.clone(), znode.version))
     }
 
-    fn leader(&self) -> Option<&LeaderRecord> {
+    /// Who holds the lead.
+    pub(super) fn leader(&self) -> Option<&LeaderRecord> {
         match &self.znodes.get(&Path::Leader)?.content {
             Content::Leader(record) => Some(record),
             _ => None,

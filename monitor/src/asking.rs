@@ -24,7 +24,7 @@ use tracing::info;
 
 use crate::admin::error;
 use crate::driver::Input;
-use crate::metrics::phases;
+use crate::metrics::phases_ms;
 
 /// What came of a request; `None` if there is no such service.
 pub(crate) type Answer = Option<Result<Done, Declined>>;
@@ -177,10 +177,7 @@ fn told(done: &Done) -> Value {
                 timeline.to,
                 from.as_deref().unwrap_or("nobody known")
             );
-            let phases: serde_json::Map<String, Value> = phases(timeline)
-                .into_iter()
-                .map(|(phase, took)| (format!("{phase}_ms"), json!((took.as_secs_f64() * 1e5).round() / 1e2)))
-                .collect();
+            let phases = phases_ms(timeline);
             json!({"done": done, "from": from, "to": timeline.to, "epoch": timeline.epoch, "phases": phases})
         }
     }

@@ -11,6 +11,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use serde_json::{Map, Value, json};
 use topology::Endpoint;
 
 /// About one service.
@@ -242,6 +243,14 @@ pub(crate) fn phases(timeline: &Timeline) -> Vec<(&'static str, Duration)> {
     ];
     let took = |end: Time| end.saturating_sub(begun.lost);
     PHASES.into_iter().zip(ends).filter_map(|(name, end)| Some((name, took(end?)))).collect()
+}
+
+/// The same in milliseconds, for people and hooks: `decided_ms` and so on.
+pub(crate) fn phases_ms(timeline: &Timeline) -> Map<String, Value> {
+    let one = |(phase, took): (&str, Duration)| {
+        (format!("{phase}_ms"), json!((took.as_secs_f64() * 1e5).round() / 1e2))
+    };
+    phases(timeline).into_iter().map(one).collect()
 }
 
 #[cfg(test)]

@@ -1,7 +1,5 @@
 //! The lines of the log about a service: what was decided, who is primary, what is wrong; and the history.
 
-use std::time::Duration;
-
 use failover::cold::Wait;
 use failover::{Declined, Done, Event, Health, Order, Outcome, Reason, Time, Timeline};
 use serde_json::{Value, json};
@@ -10,7 +8,7 @@ use topology::{Endpoint, Phase};
 use tracing::{Level, debug, error, info, trace, warn};
 
 use super::Driver;
-use crate::metrics::phases;
+use crate::metrics::phases_ms;
 use crate::service::Service;
 
 impl Driver {
@@ -132,11 +130,7 @@ impl Driver {
         }
         let short = timeline.reason.split([':', ';']).next().unwrap_or_default();
         self.metrics.completed(name, short, timeline);
-        let millis = |took: Duration| (took.as_secs_f64() * 1e5).round() / 1e2;
-        let phases: serde_json::Map<String, Value> = phases(timeline)
-            .into_iter()
-            .map(|(phase, took)| (format!("{phase}_ms"), json!(millis(took))))
-            .collect();
+        let phases = phases_ms(timeline);
         self.hook_failover(name, timeline, &phases);
         let from = timeline.from.as_ref().map_or("an unknown primary".to_owned(), ToString::to_string);
         let what = if short.starts_with("cold start") { "cold start" } else { "failover" };

@@ -19,6 +19,7 @@ use topology::Endpoint;
 use topology::zookeeper::Options;
 
 use crate::hooks::HookSettings;
+use crate::sentinel::Login;
 
 #[cfg(test)]
 mod tests;
@@ -109,6 +110,8 @@ pub(crate) struct Config {
     pub(crate) redis: RedisSettings,
     pub(crate) admin: Admin,
     pub(crate) hooks: HookSettings,
+    /// None: not served.
+    pub(crate) sentinel: Option<Sentinel>,
     pub(crate) log: LogSettings,
     /// What is allowed but worth a line in the log.
     pub(crate) warnings: Vec<String>,
@@ -166,6 +169,15 @@ pub(crate) struct Admin {
     pub(crate) token: Option<Arc<Secret>>,
 }
 
+/// The endpoint for clients of Redis Sentinel.
+#[derive(Debug, Clone)]
+pub(crate) struct Sentinel {
+    pub(crate) listen: Endpoint,
+    /// How clients reach it; never an address that only says where to listen.
+    pub(crate) announce: Endpoint,
+    pub(crate) login: Option<Login>,
+}
+
 impl Config {
     /// Reads a file and the environment. Paths in the file (`file:PATH`, `key_file`) are relative to its folder.
     pub(crate) fn load(path: impl AsRef<Path>) -> Result<Self, Problems> {
@@ -198,7 +210,8 @@ impl Config {
         let admin = Admin::read(&mut reader.section(ADMIN.name()));
         let log = LogSettings::read(&mut reader);
         let hooks = read_hooks(&mut reader.section(HOOKS.name()));
-        for (section, what) in [(SENTINEL, "the Sentinel endpoint"), (DNS, "DNS")] {
+        let sentinel = Sentinel::read(&mut reader.section(SENTINEL.name()));
+        for (section, what) in [(DNS, "DNS")] {
             for key in section.keys() {
                 reader.section(section.name()).not_yet(key.name(), what);
             }
@@ -210,7 +223,7 @@ impl Config {
         };
         let mut warnings = warnings(&ini, &binary_star, &admin);
         warnings.extend(failover.without_effect());
-        Ok(Self { zookeeper, binary_star, detector, failover, redis, admin, hooks, log, warnings })
+        Ok(Self { zookeeper, binary_star, detector, failover, redis, admin, hooks, sentinel, log, warnings })
     }
 
     /// This monitor's name.
@@ -409,6 +422,33 @@ fn read_hooks(section: &mut SectionReader<'_, '_>) -> HookSettings {
         on_down: section.text("on_down"),
         timeout: section.millis("timeout_ms", 60_000, 1..=3_600_000),
         webhook,
+    }
+}
+
+impl Sentinel {
+    fn read(section: &mut SectionReader<'_, '_>) -> Option<Self> {
+        let listen = section.parsed::<Endpoint>("listen");
+        let announce = section.parsed::<Endpoint>("announce");
+        let username = section.text("username");
+        let password = section.secret("password");
+        for key in ["announce", "username", "password"] {
+            if section.has(key) && !section.has("listen") {
+                section.refuse(key, "has no effect without [sentinel] listen");
+            }
+        }
+        if username.is_some() && !section.has("password") {
+            section.refuse("username", "a username needs a password");
+        }
+        let unreachable = |at: &Endpoint| at.host().parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified());
+        let named = announce.as_ref().or(listen.as_ref());
+        if named.is_some_and(unreachable) {
+            let key = if announce.is_some() { "announce" } else { "listen" };
+            section.refuse(key, "clients are told this address and cannot reach it; set announce");
+        }
+        let listen = listen?;
+        let login = password
+            .map(|password| Login { username: username.unwrap_or_else(|| "default".to_owned()), password });
+        Some(Self { announce: announce.unwrap_or_else(|| listen.clone()), listen, login })
     }
 }
 

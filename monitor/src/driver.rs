@@ -4,6 +4,7 @@
 //! the peer, ends of publications and orders. Nothing is awaited in here but the next input, so that one hung server
 //! or a slow ZooKeeper delays nobody else.
 
+mod endpoint;
 mod occasions;
 mod opinions;
 mod pairing;
@@ -37,6 +38,7 @@ use crate::hooks::Hooks;
 use crate::metrics::Metrics;
 use crate::publisher::Publisher;
 use crate::quiet::Quiet;
+use crate::sentinel::Board;
 use crate::service::{Service, ServiceId, Surroundings, forward};
 
 /// Everything that can happen.
@@ -93,6 +95,8 @@ pub(crate) enum About {
     Opinion(String, Option<BTreeSet<Endpoint>>),
     /// An opinion of ours was written, or could not be.
     OpinionWritten(bool),
+    /// The record was read at this call for it ([`Driver::vouch`]); `false`: it was not.
+    Vouched(u64, bool),
 }
 
 /// Why the loop ended.
@@ -140,6 +144,8 @@ pub(crate) struct Driver {
     /// Requests that there were so far.
     asked: u64,
     hooks: Hooks,
+    /// What clients of Redis Sentinel are told, if they are served.
+    board: Option<Board>,
     metrics: Metrics,
     quiet: Quiet,
     /// When the loop meant to wake at the latest.
@@ -190,6 +196,7 @@ impl Driver {
             requests: BTreeMap::new(),
             asked: 0,
             hooks,
+            board: None,
             metrics: Metrics::new(),
             quiet: Quiet::default(),
             planned: Time::MAX,
@@ -254,6 +261,7 @@ impl Driver {
             if let Some((_, since)) = &mut self.name_taken {
                 *since = now;
             }
+            self.vouch_anew();
             self.all_groups(&Event::Stalled);
         }
     }
@@ -340,6 +348,7 @@ impl Driver {
     /// What is due at this moment, whatever woke the loop.
     fn tick(&mut self) -> Option<End> {
         let now = self.now();
+        self.tell_endpoint_of_turn();
         // First the lead: what it lost, no group may act on any more.
         self.tend_lead(now);
         let due: Vec<String> = self
@@ -362,6 +371,7 @@ impl Driver {
             self.tell_hooks();
             self.tell_pair();
             self.show();
+            self.tell_endpoint();
         }
         match &self.name_taken {
             Some((by, since)) if now >= *since + self.name_wait() => Some(End::NameTaken(by.clone())),

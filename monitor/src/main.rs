@@ -19,6 +19,7 @@ mod metrics;
 mod publisher;
 mod quiet;
 mod redis;
+mod sentinel;
 mod service;
 mod status;
 mod verbs;
@@ -211,6 +212,13 @@ async fn lead(config: Arc<Config>) -> ExitCode {
         Ok(listener) => listener,
         Err(error) => return failed(&format!("[admin] listen = {}: {error}", config.admin.listen)),
     };
+    let sentinel = match &config.sentinel {
+        None => None,
+        Some(settings) => match sentinel::bind(&settings.listen).await {
+            Ok(listener) => Some(listener),
+            Err(error) => return failed(&format!("[sentinel] listen = {}: {error}", settings.listen)),
+        },
+    };
     let (inputs, inbox) = mpsc::unbounded_channel();
     let pair = match start_pair(&config, instance, &inputs) {
         Ok(pair) => pair,
@@ -227,6 +235,7 @@ async fn lead(config: Arc<Config>) -> ExitCode {
         role: Some(config.role_word().to_owned()),
         version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         process: identity::own(),
+        sentinel: config.sentinel.as_ref().map(|sentinel| sentinel.announce.clone()),
         beat: 0,
     };
     info!(
@@ -237,7 +246,14 @@ async fn lead(config: Arc<Config>) -> ExitCode {
     );
     let store = Store::open(config.store_options());
     let handle = pair.as_ref().map(|pair| pair.handle().clone());
-    let end = Driver::new(config.clone(), clock, store, inputs, handle, record).run(inbox).await;
+    let mut driver = Driver::new(config.clone(), clock, store, inputs, handle, record);
+    if let Some(listener) = sentinel {
+        let started = driver.serve_sentinel(listener);
+        if let Err(error) = started {
+            return failed(&format!("[sentinel]: {error}"));
+        }
+    }
+    let end = driver.run(inbox).await;
     server.abort();
     if let Some(Err(error)) = pair.map(Running::stop) {
         warn!("Binary Star did not end well: {error}");

@@ -54,6 +54,8 @@ pub(crate) struct Service {
     pub(crate) opinion: Option<Vec<Endpoint>>,
     /// An opinion is being written; the next one waits for it, so that the last one stays.
     pub(crate) writes_opinion: bool,
+    /// How often it was asked for that the record be read anew, and whether the last time it was.
+    pub(crate) vouched: (u64, bool),
     /// Whether it was discovered rather than configured.
     pub(crate) discovered: bool,
     followers: Vec<JoinHandle<()>>,
@@ -93,6 +95,7 @@ impl Service {
             damaged_at: [None; 2],
             opinion: None,
             writes_opinion: false,
+            vouched: (0, false),
             discovered,
             followers: Vec::new(),
             tasks: JoinSet::new(),

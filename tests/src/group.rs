@@ -51,6 +51,7 @@ pub struct Builder {
     redis_lines: Vec<String>,
     monitor_ini: Ini,
     api_ini: Ini,
+    sentinel: bool,
     env: Vec<(usize, String, String)>,
 }
 
@@ -74,6 +75,7 @@ struct MonitorPorts {
     pair: u16,
     voter: u16,
     admin: u16,
+    sentinel: u16,
 }
 
 impl Group {
@@ -88,6 +90,7 @@ impl Group {
             redis_lines: Vec::new(),
             monitor_ini: Ini::new(),
             api_ini: Ini::new(),
+            sentinel: false,
             env: Vec::new(),
         }
     }
@@ -129,6 +132,13 @@ impl Builder {
         self
     }
 
+    /// Every monitor serves clients of Redis Sentinel, at [`Group::sentinel_address`].
+    #[must_use]
+    pub fn sentinel(mut self) -> Self {
+        self.sentinel = true;
+        self
+    }
+
     /// A further key in every API's file.
     #[must_use]
     pub fn api_key(mut self, section: &str, key: &str, value: impl ToString) -> Self {
@@ -159,7 +169,9 @@ impl Builder {
             redis.push(settings.start());
         }
         let port = || crate::ports::free();
-        let ports = (0..2).map(|_| MonitorPorts { pair: port(), voter: port(), admin: port() }).collect();
+        let ports = (0..2)
+            .map(|_| MonitorPorts { pair: port(), voter: port(), admin: port(), sentinel: port() })
+            .collect();
         Group { monitors: Vec::new(), apis: Vec::new(), redis, zookeeper, built: self, ports }
     }
 
@@ -223,6 +235,9 @@ impl Group {
         let ports = self.ports[number];
         let tcp = |host: &Host, port: u16| format!("tcp://{}", host.at(port));
         ini = ini.set("admin", "listen", host.at(ports.admin));
+        if self.built.sentinel {
+            ini = ini.set("sentinel", "listen", host.at(ports.sentinel));
+        }
         ini = ini.set("binary_star", "role", if number == 0 { "primary" } else { "backup" });
         if self.built.monitors > 1 {
             // Also where the peer is never started.
@@ -233,6 +248,11 @@ impl Group {
                 .set("binary_star", "peer", tcp(other, self.ports[1 - number].pair));
         }
         ini.and(&self.built.monitor_ini)
+    }
+
+    /// Where a monitor (0 or 1) serves clients of Redis Sentinel, if they do.
+    pub fn sentinel_address(&self, number: usize) -> SocketAddr {
+        at(&self.built.places.monitors, number).at(self.ports[number].sentinel)
     }
 
     /// Starts the next monitor.

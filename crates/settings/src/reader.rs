@@ -33,10 +33,13 @@ impl Secret {
     /// where a wrong one differs.
     pub fn is_borne_by(&self, authorization: &[u8]) -> bool {
         let Some((scheme, given)) = authorization.split_at_checked(7) else { return false };
-        let given = given.trim_ascii();
+        scheme.eq_ignore_ascii_case(b"bearer ") && self.matches(given.trim_ascii())
+    }
+
+    /// Whether this is the secret. The time it takes tells nothing about where a wrong one differs.
+    pub fn matches(&self, given: &[u8]) -> bool {
         let differing = given.iter().zip(&self.0).fold(0, |all, (a, b)| all | (a ^ b));
-        let same = std::hint::black_box(differing) == 0 && given.len() == self.0.len();
-        scheme.eq_ignore_ascii_case(b"bearer ") && same
+        std::hint::black_box(differing) == 0 && given.len() == self.0.len()
     }
 
     /// The secret itself as text; what [`SectionReader::secret`] reads always is text.
@@ -401,6 +404,15 @@ mod tests {
         assert_eq!(one("f = bytes", |s| s.secret_file("f")), (Some(Secret::new(b"\xff")), None));
         assert_eq!(one("f = good", |s| s.secret_file("f")), (Some(Secret::new("from file")), None));
         assert_eq!(format!("{:?}", Secret::new("x")), "***");
+    }
+
+    #[test]
+    fn a_secret_matches_as_a_whole() {
+        let secret = Secret::new("secret");
+        assert!(secret.matches(b"secret") && Secret::new("").matches(b""));
+        for wrong in ["", "s", "secre", "secrets", "Secret", "xecret", "secrex"] {
+            assert!(!secret.matches(wrong.as_bytes()), "{wrong}");
+        }
     }
 
     #[test]

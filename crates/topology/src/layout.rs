@@ -93,6 +93,9 @@ pub struct MonitorRecord {
     /// The process, for a successor on the same machine; none where the system does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<String>,
+    /// Where clients of Redis Sentinel reach it, if it serves them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sentinel: Option<Endpoint>,
     /// Advanced by the active monitor every heartbeat.
     pub beat: u64,
 }

@@ -160,17 +160,13 @@ fn a_wrong_value_for_every_key() {
         ("log", "format = xml", "expected text or json"),
         ("redis", "username = u", "a username needs a password"),
         ("redis", "tls = on", "TLS is not yet available; it comes with a later version"),
+        ("sentinel", "listen = 26379", "`26379` is not host:port: the port is missing"),
         (
             "sentinel",
-            "listen = 127.0.0.1:26379",
-            "the Sentinel endpoint is not yet available; it comes with a later \
-            version",
+            "listen = 0.0.0.0:26379",
+            "clients are told this address and cannot reach it; set announce",
         ),
-        (
-            "sentinel",
-            "username = u",
-            "the Sentinel endpoint is not yet available; it comes with a later version",
-        ),
+        ("sentinel", "announce = a:1", "has no effect without [sentinel] listen"),
         ("dns", "zone = x", "DNS is not yet available; it comes with a later version"),
         ("hooks", "webhook = https://x", "expected http://HOST[:PORT]/PATH (https is not yet available)"),
         ("hooks", "webhook = /x", "expected http://HOST[:PORT]/PATH (https is not yet available)"),
@@ -182,6 +178,22 @@ fn a_wrong_value_for_every_key() {
     }
     let hidden = refused("admin", "token = file:gone");
     assert_eq!(hidden, "m.ini:5: [admin] token = ***: the file gone cannot be read: not found");
+}
+
+#[test]
+fn the_sentinel_endpoint() {
+    assert!(with("").unwrap().sentinel.is_none());
+    let sentinel = |lines: &str| with(&format!("[sentinel]\n{lines}")).map(|config| config.sentinel.unwrap());
+    let plain = sentinel("listen = 127.0.0.1:26379\n").unwrap();
+    assert_eq!((plain.announce.to_string().as_str(), plain.login.is_none()), ("127.0.0.1:26379", true));
+    let lines = "listen = 0.0.0.0:26379\nannounce = a:2\npassword = p\n";
+    let login = sentinel(lines).unwrap().login.unwrap();
+    assert!(login.password.matches(b"p"));
+    assert_eq!((login.username.as_str(), sentinel(lines).unwrap().announce.port()), ("default", 2));
+    let problems = sentinel("listen = a:1\nusername = u\n").unwrap_err().to_string();
+    assert!(problems.ends_with("a username needs a password"), "{problems}");
+    let problems = sentinel("listen = a:1\nannounce = [::]:1\n").unwrap_err().to_string();
+    assert!(problems.contains("cannot reach it"), "{problems}");
 }
 
 #[test]

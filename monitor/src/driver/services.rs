@@ -38,6 +38,7 @@ impl Driver {
         self.group(&name, Event::Store(answers));
         self.group(&name, Event::Reign(self.reign));
         self.others.clone().iter().for_each(|monitor| self.follow_view(monitor, &name));
+        self.vouch(&name);
     }
 
     pub(super) fn remove_service(&mut self, name: &str) {
@@ -45,6 +46,9 @@ impl Driver {
         info!(service = name, "{} is gone; not watched any more", service.path);
         self.metrics.forget(name);
         self.hooks.forget(name);
+        if let Some(board) = &mut self.board {
+            board.forget(name);
+        }
         self.opinions.retain(|(_, of), _| of != name);
         self.views.retain(|(_, of), task| {
             let keep = of != name;
@@ -113,6 +117,7 @@ impl Driver {
                 service.opinion = service.opinion.take().filter(|_| written);
                 self.write_opinion(name);
             }
+            About::Vouched(call, read) => self.vouched(name, call, read),
         }
     }
 
@@ -129,6 +134,7 @@ impl Driver {
         if let Some(service) = self.services.get_mut(name) {
             tell_record(name, service);
         }
+        self.tell_endpoint_of(name);
         self.write_opinion(name);
     }
 

@@ -26,6 +26,7 @@ fn driver() -> Driver {
         role: None,
         version: None,
         process: None,
+        sentinel: None,
     };
     Driver::new(Arc::new(config), Clock::start(), store, inputs, None, record)
 }

@@ -1,0 +1,276 @@
+//! The sockets: a thread with a runtime of its own, a task per connection, and bounds on everything that a client can
+//! make it hold. Idle connections are not closed; one that does not read what it asked for is.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use failover::{Declined, Request};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, timeout};
+use topology::Endpoint;
+use tracing::{debug, info, warn};
+
+use super::answers;
+use super::board::Reader;
+use super::connection::{Connection, Login, Outcome};
+use super::news::Announcement;
+use super::protocol::{Parsed, QUERY_MAX, Reply, parse};
+use crate::clock::Clock;
+use crate::driver::Input;
+
+/// How long a client may take to read what waits for it.
+const WRITE_LIMIT: Duration = Duration::from_secs(5);
+/// What is written at once.
+const CHUNK: usize = 64 * 1024;
+/// As many connections, where the process may open enough files.
+const CONNECTIONS_MAX: usize = 20_000;
+
+/// What a connection needs.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    pub(crate) board: Reader,
+    pub(crate) clock: Clock,
+    pub(crate) driver: mpsc::UnboundedSender<Input>,
+    pub(crate) login: Option<Login>,
+}
+
+/// Binds the endpoint.
+pub(crate) async fn bind(addr: &Endpoint) -> io::Result<std::net::TcpListener> {
+    TcpListener::bind((addr.host(), addr.port())).await?.into_std()
+}
+
+/// Serves until the process ends.
+pub(crate) fn start(listener: std::net::TcpListener, desk: Desk) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let listener = {
+        let _inside = runtime.enter();
+        TcpListener::from_std(listener)?
+    };
+    let serve = move || runtime.block_on(accept(listener, Arc::new(desk)));
+    std::thread::Builder::new().name("sentinel".to_owned()).spawn(serve).map(drop)
+}
+
+async fn accept(listener: TcpListener, desk: Arc<Desk>) {
+    let (open, next) = (Arc::new(AtomicUsize::new(0)), AtomicI64::new(1));
+    let most = connections_max();
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Too many open files, or a client that gave up.
+                warn!(%error, "a Sentinel client was not accepted");
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let place = Place::take(&open);
+        if open.load(Ordering::Relaxed) > most {
+            let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
+            continue;
+        }
+        let (id, desk) = (next.fetch_add(1, Ordering::Relaxed), desk.clone());
+        tokio::spawn(async move {
+            let _place = place;
+            let _ = stream.set_nodelay(true);
+            if let Err(error) = serve(stream, id, &desk).await {
+                debug!(%error, "a Sentinel client is gone");
+            }
+        });
+    }
+}
+
+/// A connection that counts while it is there.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(open: &Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::Relaxed);
+        Self(open.clone())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Half of the files that this process may open: the rest is for the servers and ZooKeeper, which come first.
+fn connections_max() -> usize {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let soft = line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok());
+    soft.map_or(CONNECTIONS_MAX, |soft| (soft / 2).min(CONNECTIONS_MAX))
+}
+
+async fn serve(mut stream: TcpStream, id: i64, desk: &Desk) -> io::Result<()> {
+    let mut connection = Connection::new(id, desk.login.as_ref());
+    let (mut query, mut news) = (Vec::new(), None);
+    loop {
+        tokio::select! {
+            read = stream.read_buf(&mut query) => {
+                if read? == 0 {
+                    return Ok(());
+                }
+                if !answer(&mut stream, &mut connection, &mut query, &mut news, desk).await? {
+                    return linger(stream).await;
+                }
+            }
+            heard = next(&mut news) => {
+                let mut out = Vec::new();
+                hear(&connection, heard, &mut out)?;
+                write(&mut stream, &mut out).await?;
+            }
+        }
+    }
+}
+
+type News = Option<broadcast::Receiver<Announcement>>;
+
+/// The next announcement; never, for one that does not subscribe.
+async fn next(news: &mut News) -> Result<Announcement, RecvError> {
+    match news {
+        Some(news) => news.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn hear(
+    connection: &Connection<'_>,
+    heard: Result<Announcement, RecvError>,
+    out: &mut Vec<u8>,
+) -> io::Result<()> {
+    let heard = heard.map_err(|_| io::Error::other("it does not read what it subscribed to"))?;
+    connection.hears(&heard).iter().for_each(|reply| reply.write(connection.speaks_resp3(), out));
+    Ok(())
+}
+
+/// Answers every whole command that has come; `false` ends the connection.
+async fn answer(
+    stream: &mut TcpStream,
+    connection: &mut Connection<'_>,
+    query: &mut Vec<u8>,
+    news: &mut News,
+    desk: &Desk,
+) -> io::Result<bool> {
+    let (mut used, mut out) = (0, Vec::new());
+    let goes_on = loop {
+        let (command, length) = match parse(&query[used..]) {
+            Parsed::Half if query.len() - used > 2 * QUERY_MAX => break false,
+            Parsed::Half => break true,
+            Parsed::Whole(command, length) => (command, length),
+            Parsed::Broken(why) => {
+                Reply::error(format!("ERR Protocol error: {why}")).write(connection.speaks_resp3(), &mut out);
+                break false;
+            }
+        };
+        used += length;
+        // Looked at anew for each command, and never held while anything is awaited.
+        let outcome = connection.take(&command, &desk.board.facts.borrow(), desk.clock.now());
+        let (replies, closes) = match outcome {
+            Outcome::Replies(replies) => (replies, false),
+            Outcome::Close(reply) => (vec![reply], true),
+            Outcome::Failover(name) => {
+                write(stream, &mut out).await?;
+                (vec![failover(&name, desk).await], false)
+            }
+        };
+        for reply in &replies {
+            reply.write(connection.speaks_resp3(), &mut out);
+        }
+        match (connection.subscribes(), &news) {
+            // Confirmed in this answer: what comes from now on is heard.
+            (true, None) => *news = Some(desk.board.news.subscribe()),
+            (false, Some(_)) => *news = None,
+            (true, Some(_)) | (false, None) => {}
+        }
+        if closes {
+            break false;
+        }
+        if out.len() >= CHUNK {
+            write(stream, &mut out).await?;
+        }
+    };
+    query.drain(..used);
+    query.shrink_to(CHUNK);
+    write(stream, &mut out).await?;
+    Ok(goes_on)
+}
+
+async fn write(stream: &mut TcpStream, out: &mut Vec<u8>) -> io::Result<()> {
+    if out.is_empty() {
+        return Ok(());
+    }
+    timeout(WRITE_LIMIT, stream.write_all(out)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    out.clear();
+    Ok(())
+}
+
+/// Ends a connection so that the client reads its last reply: what it still sends is taken in and thrown away, within
+/// bounds.
+async fn linger(mut stream: TcpStream) -> io::Result<()> {
+    stream.shutdown().await?;
+    let mut rest = [0; 4096];
+    let drain = async {
+        for _ in 0..2 * QUERY_MAX / rest.len() {
+            if stream.read(&mut rest).await? == 0 {
+                break;
+            }
+        }
+        Ok(())
+    };
+    timeout(Duration::from_secs(1), drain).await.unwrap_or(Ok(()))
+}
+
+/// Hands a failover to the driver. It is answered as soon as it is seen to have begun; it may take a while to end.
+async fn failover(name: &str, desk: &Desk) -> Reply {
+    info!(service = name, "a Sentinel client asks for a failover");
+    let (answer, mut answered) = oneshot::channel();
+    let request = Request::Failover { to: None, accept_loss: false };
+    let stopping = || Reply::error("ERR this monitor is stopping");
+    if desk.driver.send(Input::Request(name.to_owned(), request, answer)).is_err() {
+        return stopping();
+    }
+    let mut facts = desk.board.facts.clone();
+    loop {
+        let outcome = tokio::select! {
+            outcome = &mut answered => outcome,
+            changed = facts.changed() => {
+                let facts = facts.borrow_and_update();
+                let master = facts.services.get(name).and_then(|service| service.shown());
+                if changed.is_err() || master.is_some_and(|master| master.in_progress) {
+                    return Reply::ok();
+                }
+                continue;
+            }
+        };
+        return match outcome {
+            Ok(Some(Ok(_))) => Reply::ok(),
+            Ok(Some(Err(declined))) => refusal(&declined),
+            Ok(None) => Reply::error("ERR No such master with that name"),
+            Err(_) => stopping(),
+        };
+    }
+}
+
+fn refusal(declined: &Declined) -> Reply {
+    match declined {
+        Declined::Busy => answers::in_progress(),
+        Declined::NotLeading => {
+            Reply::error("ERR this monitor does not lead; ask the other one for the failover")
+        }
+        Declined::NoRecord
+        | Declined::NoMember(_)
+        | Declined::IsPrimary(_)
+        | Declined::TooFew { .. }
+        | Declined::NobodyEligible(_)
+        | Declined::Unfit(..)
+        | Declined::NobodyAnswers => Reply::error(format!("NOGOODSLAVE {declined}")),
+        Declined::TimedOut(_) => Reply::error(format!("ERR {declined}")),
+    }
+}

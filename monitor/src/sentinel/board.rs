@@ -8,8 +8,9 @@ use tokio::sync::{broadcast, watch};
 use super::facts::{Facts, Fellow, Service};
 use super::news::{self, Announcement};
 
-/// A subscriber that is so many messages behind does not read, and is dropped.
-const NEWS_MAX: usize = 1024;
+/// A subscriber that is so many messages behind does not read, and is dropped. A thousand services that fail over at
+/// once make ten thousand.
+const NEWS_MAX: usize = 16 * 1024;
 
 /// The writing side.
 #[derive(Debug)]

@@ -29,6 +29,8 @@ const WRITE_LIMIT: Duration = Duration::from_secs(5);
 const CHUNK: usize = 64 * 1024;
 /// As many connections, where the process may open enough files.
 const CONNECTIONS_MAX: usize = 20_000;
+/// As many where the system does not say how many files that is.
+const FEW: usize = 500;
 
 /// What a connection needs.
 #[derive(Debug)]
@@ -100,12 +102,25 @@ impl Drop for Place {
     }
 }
 
-/// Half of the files that this process may open: the rest is for the servers and ZooKeeper, which come first.
+/// Half of the files that this process may open: the rest is for the servers and ZooKeeper, which come first. Usually it
+/// may open few (1024) unless it asks for more.
 fn connections_max() -> usize {
-    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
-    let soft = line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok());
-    soft.map_or(CONNECTIONS_MAX, |soft| (soft / 2).min(CONNECTIONS_MAX))
+    let wanted = 2 * CONNECTIONS_MAX as libc::rlim_t;
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls read and write nothing but the struct that they are given.
+    #[allow(unsafe_code)]
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) != 0 {
+            return FEW;
+        }
+        if limit.rlim_cur < wanted {
+            let more = libc::rlimit { rlim_cur: wanted.min(limit.rlim_max), ..limit };
+            if libc::setrlimit(libc::RLIMIT_NOFILE, &more) == 0 {
+                limit = more;
+            }
+        }
+    }
+    usize::try_from(limit.rlim_cur / 2).unwrap_or(CONNECTIONS_MAX).min(CONNECTIONS_MAX)
 }
 
 async fn serve(mut stream: TcpStream, id: i64, desk: &Desk) -> io::Result<()> {
@@ -272,5 +287,160 @@ fn refusal(declined: &Declined) -> Reply {
         | Declined::Unfit(..)
         | Declined::NobodyAnswers => Reply::error(format!("NOGOODSLAVE {declined}")),
         Declined::TimedOut(_) => Reply::error(format!("ERR {declined}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Read, Write};
+    use std::net::{SocketAddr, TcpStream};
+    use std::time::Instant;
+
+    use super::super::Board;
+    use super::super::facts::examples::{facts, service};
+    use super::super::facts::{Facts, Service};
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// An endpoint whose driver is the test.
+    fn serve() -> (SocketAddr, Board, mpsc::UnboundedReceiver<Input>) {
+        // A minute: the driver does not turn in here.
+        let (board, reader) = Board::new(Facts { stale_after: Duration::from_secs(60), ..facts() });
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (driver, inbox) = mpsc::unbounded_channel();
+        start(listener, Desk { board: reader, clock: Clock::start(), driver, login: None }).unwrap();
+        (addr, board, inbox)
+    }
+
+    fn open(addr: SocketAddr, greeting: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(addr).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream.write_all(greeting.as_bytes()).unwrap();
+        stream
+    }
+
+    fn read_until(stream: &mut TcpStream, end: &str) -> String {
+        let (mut said, mut chunk) = (Vec::new(), [0; 64 * 1024]);
+        while !said.ends_with(end.as_bytes()) {
+            let read = stream.read(&mut chunk).unwrap();
+            assert!(read > 0, "closed after {} bytes", said.len());
+            said.extend(&chunk[..read]);
+        }
+        String::from_utf8(said).unwrap()
+    }
+
+    /// The service with the primary at 6379 or at 6380.
+    fn turn(board: &mut Board, first: bool) {
+        let ports = if first { [6379, 6380] } else { [6380, 6379] };
+        board.service("posts", |_| service(&ports));
+    }
+
+    #[test]
+    fn commands_may_come_in_any_pieces_and_replies_come_in_order() {
+        let (addr, _board, _inbox) = serve();
+        let text = "PING a\r\n*2\r\n$4\r\nPING\r\n$1\r\nb\r\nNONSENSE\r\n\r\nPING c\r\n";
+        let expected = "$1\r\na\r\n$1\r\nb\r\n-ERR unknown command 'NONSENSE', this is a Sentinel endpoint and holds no \
+                        data\r\n$1\r\nc\r\n";
+        assert_eq!(read_until(&mut open(addr, text), "c\r\n"), expected, "all at once");
+        let mut slow = open(addr, "");
+        slow.set_nodelay(true).unwrap();
+        text.bytes().for_each(|byte| slow.write_all(&[byte]).unwrap());
+        assert_eq!(read_until(&mut slow, "c\r\n"), expected, "byte by byte");
+        let mut many = open(addr, &"PING x\r\n".repeat(100_000));
+        let said = read_until(&mut many, "x\r\n");
+        assert!(said.len() <= 700_000);
+    }
+
+    #[test]
+    fn a_subscriber_that_does_not_read_is_dropped_and_delays_nobody() {
+        let (addr, mut board, _inbox) = serve();
+        turn(&mut board, true);
+        let confirmed = "*3\r\n$10\r\npsubscribe\r\n$1\r\n*\r\n:1\r\n";
+        let mut deaf = open(addr, "PSUBSCRIBE *\r\n");
+        assert_eq!(read_until(&mut deaf, ":1\r\n"), confirmed);
+        let mut reads = open(addr, "SUBSCRIBE +switch-master\r\n");
+        read_until(&mut reads, ":1\r\n");
+        let begun = Instant::now();
+        // The deaf one's buffers take some megabytes; a write to it then waits for five seconds.
+        let mut switches = 0;
+        loop {
+            for _ in 0..200 {
+                turn(&mut board, switches % 2 == 1);
+                switches += 1;
+            }
+            let last = if switches % 2 == 1 { "6380\r\n" } else { "6379\r\n" };
+            let mut heard = 0;
+            while heard < 200 {
+                heard += read_until(&mut reads, last).matches("message").count();
+            }
+            assert_eq!(heard, 200);
+            let now = if switches % 2 == 1 { "6380\r\n" } else { "6379\r\n" };
+            let mut asks = open(addr, "SENTINEL get-master-addr-by-name posts\r\n");
+            assert!(read_until(&mut asks, now).starts_with("*2"));
+            if begun.elapsed() > WRITE_LIMIT + Duration::from_secs(2) {
+                break;
+            }
+        }
+        // What had been written is there; after that the connection is over.
+        let mut chunk = vec![0; 1 << 20];
+        loop {
+            match deaf.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+                    break;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_comes_of_a_failover() {
+        let (addr, mut board, mut inbox) = serve();
+        let cases = [
+            (Some(Err(Declined::NotLeading)), "-ERR this monitor does not lead"),
+            (Some(Err(Declined::Busy)), "-INPROG "),
+            (Some(Err(Declined::NobodyAnswers)), "-NOGOODSLAVE "),
+            (Some(Ok(failover::Done::FailedOver(None))), "+OK\r\n"),
+            (None, "-ERR No such master"),
+        ];
+        for (outcome, expected) in cases {
+            let mut client = open(addr, "SENTINEL failover posts\r\n");
+            let Some(Input::Request(name, request, answer)) = inbox.blocking_recv() else { panic!() };
+            assert_eq!(
+                (name.as_str(), request),
+                ("posts", Request::Failover { to: None, accept_loss: false })
+            );
+            answer.send(outcome).unwrap();
+            let said = read_until(&mut client, "\r\n");
+            assert!(said.starts_with(expected), "{said}");
+        }
+        // Begun is enough.
+        let mut client = open(addr, "SENTINEL failover posts\r\n");
+        let waiting = inbox.blocking_recv();
+        let mut promoting: Service = service(&[6379, 6380]);
+        promoting.master.as_mut().unwrap().in_progress = true;
+        board.service("posts", |_| promoting);
+        assert_eq!(read_until(&mut client, "\r\n"), "+OK\r\n");
+        assert_eq!(
+            read_until(&mut open(addr, "SENTINEL failover posts\r\n"), "\r\n").get(..7),
+            Some("-INPROG")
+        );
+        drop(waiting);
+    }
+
+    #[test]
+    fn thousands_of_idle_connections() {
+        let (addr, mut board, _inbox) = serve();
+        turn(&mut board, true);
+        let most = connections_max().min(4000); // each takes two files of this process
+        let idle: Vec<TcpStream> = (0..most / 2).map(|_| TcpStream::connect(addr).unwrap()).collect();
+        let mut asks = open(addr, "SENTINEL get-master-addr-by-name posts\r\n");
+        assert!(read_until(&mut asks, "6379\r\n").starts_with("*2"));
+        drop(idle);
     }
 }

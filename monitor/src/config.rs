@@ -211,10 +211,8 @@ impl Config {
         let log = LogSettings::read(&mut reader);
         let hooks = read_hooks(&mut reader.section(HOOKS.name()));
         let sentinel = Sentinel::read(&mut reader.section(SENTINEL.name()));
-        for (section, what) in [(DNS, "DNS")] {
-            for key in section.keys() {
-                reader.section(section.name()).not_yet(key.name(), what);
-            }
+        for key in DNS.keys() {
+            reader.section(DNS.name()).not_yet(key.name(), "DNS");
         }
         reader.finish()?;
         // Without a mistake there is a value.

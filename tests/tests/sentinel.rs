@@ -395,7 +395,8 @@ print("again", sentinel.discover_master("posts")[1], flush=True)
 
 /// A Python that has redis-py: TEST_REDIS_PY, or the system's.
 fn python() -> Option<String> {
-    let candidates = std::env::var("TEST_REDIS_PY").into_iter().chain(["python3".to_owned()]);
+    let candidates =
+        std::env::var("TEST_REDIS_PY").into_iter().chain(["/usr/bin/python3", "python3"].map(str::to_owned));
     candidates.into_iter().find(|python| {
         let tried = Command::new(python).args(["-c", "import redis.sentinel"]).stderr(Stdio::null()).status();
         tried.is_ok_and(|status| status.success())

@@ -17,13 +17,19 @@ pub(crate) fn is_gone(process: &str) -> bool {
         return false;
     };
     let Some((pid, start)) = rest.split_once('/') else { return false };
-    if pid.parse::<u32>().is_err() {
-        return false;
+    let Ok(number) = pid.parse::<libc::pid_t>() else { return false };
+    match start_of(pid) {
+        Some(now) => now != start,
+        None => is_free(number),
     }
-    match fs::metadata(format!("/proc/{pid}")) {
-        Ok(_) => start_of(pid).is_some_and(|now| now != start),
-        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
-    }
+}
+
+/// Whether no process has this number. Not seen below /proc is not enough: others' processes may be hidden there.
+#[allow(unsafe_code)]
+fn is_free(pid: libc::pid_t) -> bool {
+    // SAFETY: a system call on numbers only; signal 0 is sent to nobody.
+    let sent = unsafe { libc::kill(pid, 0) };
+    pid > 0 && sent == -1 && std::io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH)
 }
 
 /// The running kernel and the space of process numbers.
@@ -56,6 +62,9 @@ mod tests {
         let (elsewhere, _) = own.split_once('/').unwrap();
         for process in ["", "x", &own.replace(elsewhere, "another-boot"), &own.replace("pid:", "pad:")] {
             assert!(!is_gone(process), "{process}");
+        }
+        for (pid, free) in [(1, false), (0, false), (-1, false), (libc::pid_t::MAX, true)] {
+            assert_eq!(is_free(pid), free, "{pid}");
         }
         let (front, _) = own.rsplit_once('/').unwrap();
         assert!(is_gone(&format!("{front}/1")), "its number is another process's now");

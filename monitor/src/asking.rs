@@ -194,7 +194,7 @@ fn refusal(declined: &Declined) -> Response {
         | Declined::TooFew { .. }
         | Declined::NobodyEligible(_)
         | Declined::Unfit(..)
-        | Declined::NobodyAnswers => (StatusCode::CONFLICT, "refused"),
+        | Declined::NobodyFit(_) => (StatusCode::CONFLICT, "refused"),
     };
     error(status, code, &declined.to_string())
 }

@@ -23,16 +23,15 @@ fn done(group: &Group, name: &str, words: &[&str]) -> String {
     said
 }
 
-/// What the active monitor says of a member.
+/// The active monitor hears the member, and says this of it.
 #[track_caller]
 fn wait_for_word(group: &Group, addr: &str, word: &str) {
     let active = group.wait_for_active();
     wait::until("the status says why", LIMIT, || {
         let services = group.monitors[active].services();
         let members = services[0]["members"].as_array().cloned().unwrap_or_default();
-        let why =
-            members.iter().find(|member| member["addr"] == addr).map(|member| member["why"].to_string());
-        wait::holds(why.as_ref().is_some_and(|why| why.contains(word)), || format!("{why:?}"))
+        let member = members.into_iter().find(|member| member["addr"] == addr).unwrap_or_default();
+        wait::holds(member["up"] == true && member["why"].to_string().contains(word), || member.to_string())
     });
 }
 

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use core::cmp::Reverse;
 use core::fmt;
 
-use topology::{Endpoint, State};
+use topology::{Endpoint, LAST_EPOCH, State};
 
 use crate::Time;
 use crate::detector::{Health, Trouble};
@@ -129,34 +129,37 @@ pub fn forced<'a>(
     to: Option<&Endpoint>,
     now: Time,
 ) -> Result<(Endpoint, &'a Observation), Declined> {
-    let fit = |addr: &Endpoint| {
-        if !state.members.contains(addr) {
-            return Err(Declined::NoMember(addr.clone()));
+    let fit = |addr: &Endpoint| match (view.health(addr, now), view.current(addr, now)) {
+        (Health::Up, Some(Observation { fence: Fence::At(LAST_EPOCH..), .. })) => {
+            Err("its key albireo:fence is above every epoch: delete it there first")
         }
-        let unfit = |why| Declined::Unfit(addr.clone(), why);
-        match (view.health(addr, now), view.current(addr, now)) {
-            (Health::Up, Some(seen)) => match seen.role {
-                Role::Replica { syncing: true, .. } => Err(unfit("in the middle of a full synchronisation")),
-                Role::Replica { .. } | Role::Primary { .. } => Ok((addr.clone(), seen)),
-            },
-            (Health::Troubled(Trouble::Loading), _) => Err(unfit("it is loading its data")),
-            (Health::Up, None)
-            | (
-                Health::Unknown
-                | Health::Suspect
-                | Health::Troubled(_)
-                | Health::Refused(_)
-                | Health::Silent(_),
-                _,
-            ) => Err(unfit("it does not answer")),
-        }
+        (Health::Up, Some(seen)) => match seen.role {
+            Role::Replica { syncing: true, .. } => Err("in the middle of a full synchronisation"),
+            Role::Replica { .. } | Role::Primary { .. } => Ok((addr.clone(), seen)),
+        },
+        (Health::Troubled(Trouble::Loading), _) => Err("it is loading its data"),
+        (Health::Up, None)
+        | (
+            Health::Unknown | Health::Suspect | Health::Troubled(_) | Health::Refused(_) | Health::Silent(_),
+            _,
+        ) => Err("it does not answer"),
     };
     if let Some(to) = to {
-        return fit(to);
+        return match state.members.contains(to) {
+            true => fit(to).map_err(|why| Declined::Unfit(to.clone(), why)),
+            false => Err(Declined::NoMember(to.clone())),
+        };
     }
-    let fit = state.members.iter().filter_map(|addr| fit(addr).ok());
-    fit.min_by_key(|(addr, seen)| (Reverse(rank(seen)), *addr != state.primary.addr, addr.clone()))
-        .ok_or(Declined::NobodyAnswers)
+    let (mut can, mut cannot) = (Vec::new(), Vec::new());
+    for addr in &state.members {
+        match fit(addr) {
+            Ok(chosen) => can.push(chosen),
+            Err(why) => cannot.push((addr.clone(), why)),
+        }
+    }
+    can.into_iter()
+        .min_by_key(|(addr, seen)| (Reverse(rank(seen)), *addr != state.primary.addr, addr.clone()))
+        .ok_or(Declined::NobodyFit(cannot))
 }
 
 /// When [`choose`] may say something else although nothing happens.

@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
-use topology::{Endpoint, InSync, Phase, PrimaryRef, State, Topology};
+use topology::{Endpoint, InSync, LAST_EPOCH, Phase, PrimaryRef, State, Topology};
 
 use crate::detector::Health;
 use crate::order::Deed;
@@ -240,7 +240,11 @@ pub fn decide(view: &View, now: Time) -> Decision {
                     let steps = vec![Step::Answer(Ok(Done::FailedOver(None)))];
                     Decision { steps, because: Reason::Healthy }
                 }
-                Some((_, _, at)) if deposed(view, state, now).is_none() => {
+                // What is only asked for must not keep the group from being tended meanwhile.
+                Some(_) if !view.store_away && is_too_soon(view, now) => {
+                    Decision { because: Reason::TooSoon(Fault::Asked), ..settle(view, state, now) }
+                }
+                Some((_, _, at)) if !view.store_away && deposed(view, state, now).is_none() => {
                     failover(view, state, Fault::Asked, at, now)
                 }
                 Some(_) | None => settle(view, state, now),
@@ -318,14 +322,17 @@ fn birth(view: &View, now: Time) -> Decision {
     publish(next, false, Reason::Birth)
 }
 
+fn is_too_soon(view: &View, now: Time) -> bool {
+    view.last_failover.is_some_and(|last| now < last + view.limits.min_interval)
+}
+
 /// R5, first half: choose and publish.
 fn failover(view: &View, state: &State, fault: Fault, since: Time, now: Time) -> Decision {
     if view.store_away {
         return wait(Reason::StoreAway(Some(fault)));
     }
     // A record still promoting is always finished.
-    let too_soon = view.last_failover.is_some_and(|last| now < last + view.limits.min_interval);
-    if too_soon && state.phase == Phase::Serving {
+    if is_too_soon(view, now) && state.phase == Phase::Serving {
         return wait(Reason::TooSoon(fault));
     }
     // An offset counts only if it was asked for after the loss: before, more may still have been under way.
@@ -358,7 +365,7 @@ fn failover(view: &View, state: &State, fault: Fault, since: Time, now: Time) ->
                 steps.push(promote(view, state));
             }
             if loss_is_accepted(view) && fault != Fault::Asked {
-                return accept_loss(view, state, now);
+                return accept_loss(view, state, Reason::NobodyEligible(fault), now);
             }
             if asked.is_some() {
                 steps.push(Step::Answer(Err(Declined::NobodyEligible(view.candidates(now)))));
@@ -425,14 +432,13 @@ fn cold_promotion(
     }
 }
 
-/// R4, the override: as a cold start, but the operator answers for the choice.
-fn accept_loss(view: &View, state: &State, now: Time) -> Decision {
+/// R4, the override: as a cold start, but the operator answers for the choice. Where it cannot be made, all stays as it is.
+fn accept_loss(view: &View, state: &State, stays: Reason, now: Time) -> Decision {
     let to = asked_for_failover(view).and_then(|(to, ..)| to);
     let (addr, seen) = match cold::forced(view, state, to, now) {
         Ok(chosen) => chosen,
         Err(why) => {
-            let why = Step::Answer(Err(why));
-            return Decision { steps: vec![why], because: Reason::PrimaryUnreachable };
+            return Decision { steps: vec![Step::Answer(Err(why))], because: stays };
         }
     };
     let because = Reason::LossAccepted(addr.clone());
@@ -446,12 +452,13 @@ fn accept_loss(view: &View, state: &State, now: Time) -> Decision {
     if !steps.is_empty() {
         return Decision { steps, because };
     }
-    // Above every epoch that any of them carries, or they would take this monitor for a deposed one.
+    // Above every epoch that any of them carries, or they would take this monitor for a deposed one. A fence that no epoch
+    // can be above is none of ours; its server is told so when it is ordered about.
     let fences = state.members.iter().filter_map(|addr| match view.current(addr, now)?.fence {
-        Fence::At(fence) => Some(fence),
+        Fence::At(fence) => Some(fence).filter(|fence| *fence < LAST_EPOCH),
         Fence::Absent | Fence::Unreadable => None,
     });
-    let epoch = fences.chain([state.epoch]).max().unwrap_or(state.epoch) + 1;
+    let epoch = fences.fold(state.epoch, u64::max) + 1;
     let reason = alloc::format!("loss accepted by an operator: {}", cold::table(view, state, now));
     publish(cold_promotion(view, state, epoch, &addr, seen, reason), false, because)
 }
@@ -480,6 +487,7 @@ fn promotion(
         let unseen = others().filter(|entry| !in_sync.iter().any(|kept| kept.addr == entry.addr));
         in_sync.extend(unseen.cloned().collect::<Vec<_>>());
     }
+    let floor = (in_sync.len() < min_in_sync as usize).then(|| old.floor());
     State {
         epoch: old.epoch + 1,
         promoted: old.epoch + 1,
@@ -487,7 +495,7 @@ fn promotion(
         in_sync,
         min_in_sync,
         cold: false,
-        floor: Some(old.floor()),
+        floor,
         phase: Phase::Promoting,
         leader: view.me.clone(),
         reason: because.to_string(),
@@ -536,7 +544,7 @@ fn settle(view: &View, state: &State, now: Time) -> Decision {
     };
     if let Some(fence) = deposed(view, state, now) {
         return match loss_is_accepted(view) && !view.store_away {
-            true => accept_loss(view, state, now),
+            true => accept_loss(view, state, Reason::Deposed(fence), now),
             false => wait(Reason::Deposed(fence)),
         };
     }

@@ -98,8 +98,8 @@ pub enum Declined {
     NobodyEligible(Vec<(Endpoint, Option<Disqualified>)>),
     /// It cannot even be promoted with a loss.
     Unfit(Endpoint, &'static str),
-    /// Nobody answers.
-    NobodyAnswers,
+    /// Nobody can be promoted even with a loss; every member with the reason.
+    NobodyFit(Vec<(Endpoint, &'static str)>),
     /// Not done within [`LIMIT`]; the words say what it waited for.
     TimedOut(String),
 }
@@ -112,7 +112,7 @@ impl Declined {
             | Self::TooFew { .. }
             | Self::NobodyEligible(_)
             | Self::Unfit(..)
-            | Self::NobodyAnswers => true,
+            | Self::NobodyFit(_) => true,
             Self::NotLeading | Self::Busy | Self::NoRecord | Self::NoMember(_) | Self::TimedOut(_) => false,
         }
     }
@@ -139,7 +139,10 @@ impl fmt::Display for Declined {
                 })
             }
             Self::Unfit(addr, why) => write!(f, "{addr} cannot take over: {why}"),
-            Self::NobodyAnswers => f.write_str("no member answers that could take over"),
+            Self::NobodyFit(verdicts) => {
+                f.write_str("no member can take over, not even with a loss:")?;
+                verdicts.iter().try_for_each(|(addr, why)| write!(f, " {addr} ({why})"))
+            }
             Self::TimedOut(why) => write!(f, "not done within {} s: {why}", LIMIT.as_secs()),
         }
     }

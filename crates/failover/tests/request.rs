@@ -270,6 +270,58 @@ fn a_record_below_the_servers_epoch_is_lifted_above_it() {
     assert_eq!((next.epoch, next.promoted, next.primary.addr), (10, 10, at("a")));
 }
 
+/// A fence that is none of ours must not end in an epoch that is none.
+#[test]
+fn a_fence_above_every_epoch_is_no_epoch() {
+    let mut scene = calm(State { in_sync: vec![], ..record() });
+    for name in ["a", "b", "c"] {
+        let seen = if name == "a" { primary("a", 100) } else { replica(name, "a", true, 100) };
+        scene.pass(1);
+        scene.seen(name, Observation { fence: Fence::At(u64::MAX), ..seen });
+    }
+    scene.did();
+    ask(&mut scene, failover(Some("a"), true));
+    let why =
+        "answer 1: a:1 cannot take over: its key albireo:fence is above every epoch: delete it there first";
+    assert_eq!(scene.acts(), [why]);
+    scene.pass(1);
+    for (name, fence) in [("b", 7), ("c", u64::MAX)] {
+        scene.seen(name, Observation { fence: Fence::At(fence), ..detached(name) });
+    }
+    scene.did();
+    ask(&mut scene, failover(Some("b"), true));
+    assert_eq!(scene.published_last().map(|next| next.epoch), Some(8));
+}
+
+/// The primary is stamped while a failover that was asked for has to wait: for ZooKeeper, or for the last one to be past.
+#[test]
+fn an_asked_failover_that_waits_keeps_nothing_waiting() {
+    let unstamped = |scene: &mut Scene, name: &str| {
+        scene.seen(name, Observation { fence: Fence::Absent, ..primary(name, 100) });
+        scene.acts()
+    };
+    let mut scene = calm(record());
+    scene.event(Event::Store(false));
+    ask(&mut scene, failover(None, false));
+    assert_eq!(unstamped(&mut scene, "a"), ["stamp a [3]"]);
+
+    let mut scene = calm(record());
+    ask(&mut scene, failover(None, false));
+    scene.all_answer();
+    scene.did();
+    scene.stands(6);
+    scene.did();
+    let done = Observation { fence: Fence::At(4), ..primary("b", 100) };
+    scene.ordered("b", Outcome::Done(Some(done)));
+    scene.did();
+    scene.stands(7);
+    assert!(scene.acts().contains(&"answer 1: failed over to b".into()));
+    scene.pass(100);
+    ask(&mut scene, failover(None, false));
+    assert_eq!(*scene.group.because(), Reason::TooSoon(failover::view::Fault::Asked));
+    assert_eq!(unstamped(&mut scene, "b"), ["stamp b [4]"]);
+}
+
 /// The primary under a second address must not be made its own replica.
 #[test]
 fn one_process_is_one_member() {

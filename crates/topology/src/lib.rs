@@ -21,4 +21,4 @@ pub mod zookeeper;
 pub use announcement::{Topology, TopologyError};
 pub use endpoint::{Endpoint, EndpointError, ZnodePath, ZnodePathError};
 pub use layout::{Layout, LeaderRecord, MonitorRecord};
-pub use state::{InSync, Phase, PrimaryRef, State, StateError};
+pub use state::{InSync, LAST_EPOCH, Phase, PrimaryRef, State, StateError};

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Endpoint, Topology};
 
-/// Numbers beyond it are not the same in every reader of JSON, and adding one must stay possible.
-const LAST_EPOCH: u64 = 1 << 53;
+/// No epoch is higher. Numbers beyond it are not the same in every reader of JSON, and adding one must stay possible.
+pub const LAST_EPOCH: u64 = 1 << 53;
 
 /// One decision. The primary, the addresses in sync and `min_in_sync` are a function of `epoch`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

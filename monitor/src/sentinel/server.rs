@@ -285,7 +285,7 @@ fn refusal(declined: &Declined) -> Reply {
         | Declined::TooFew { .. }
         | Declined::NobodyEligible(_)
         | Declined::Unfit(..)
-        | Declined::NobodyAnswers => Reply::error(format!("NOGOODSLAVE {declined}")),
+        | Declined::NobodyFit(_) => Reply::error(format!("NOGOODSLAVE {declined}")),
         Declined::TimedOut(_) => Reply::error(format!("ERR {declined}")),
     }
 }
@@ -404,7 +404,7 @@ mod tests {
         let cases = [
             (Some(Err(Declined::NotLeading)), "-ERR this monitor does not lead"),
             (Some(Err(Declined::Busy)), "-INPROG "),
-            (Some(Err(Declined::NobodyAnswers)), "-NOGOODSLAVE "),
+            (Some(Err(Declined::NobodyFit(vec![]))), "-NOGOODSLAVE "),
             (Some(Ok(failover::Done::FailedOver(None))), "+OK\r\n"),
             (None, "-ERR No such master"),
         ];

@@ -4,7 +4,7 @@
 //! the peer, ends of publications and orders. Nothing is awaited in here but the next input, so that one hung server
 //! or a slow ZooKeeper delays nobody else.
 
-mod endpoint;
+mod board;
 mod occasions;
 mod opinions;
 mod pairing;
@@ -34,11 +34,11 @@ use crate::admin::Question;
 use crate::asking::Answer;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::discovery::Board;
 use crate::hooks::Hooks;
 use crate::metrics::Metrics;
 use crate::publisher::Publisher;
 use crate::quiet::Quiet;
-use crate::sentinel::Board;
 use crate::service::{Service, ServiceId, Surroundings, forward};
 
 /// Everything that can happen.
@@ -144,8 +144,8 @@ pub(crate) struct Driver {
     /// Requests that there were so far.
     asked: u64,
     hooks: Hooks,
-    /// What clients of Redis Sentinel are told, if they are served.
-    board: Option<Board>,
+    /// What clients are told.
+    board: Board,
     metrics: Metrics,
     quiet: Quiet,
     /// When the loop meant to wake at the latest.
@@ -169,6 +169,7 @@ impl Driver {
         let peer = if pair.is_some() { Peer::Active } else { Peer::None };
         let publisher = Publisher::new(store.clone(), layout.clone());
         let hooks = Hooks::new(config.hooks.clone());
+        let board = board::empty(&config, clock.now());
         Self {
             lead: Lead::new(me.clone(), config.binary_star.heartbeat, peer)
                 .first(config.binary_star.role == binary_star::Role::Primary),
@@ -196,7 +197,7 @@ impl Driver {
             requests: BTreeMap::new(),
             asked: 0,
             hooks,
-            board: None,
+            board,
             metrics: Metrics::new(),
             quiet: Quiet::default(),
             planned: Time::MAX,
@@ -348,7 +349,7 @@ impl Driver {
     /// What is due at this moment, whatever woke the loop.
     fn tick(&mut self) -> Option<End> {
         let now = self.now();
-        self.tell_endpoint_of_turn();
+        self.tell_board_of_turn();
         // First the lead: what it lost, no group may act on any more.
         self.tend_lead(now);
         let due: Vec<String> = self
@@ -371,7 +372,7 @@ impl Driver {
             self.tell_hooks();
             self.tell_pair();
             self.show();
-            self.tell_endpoint();
+            self.tell_board();
         }
         match &self.name_taken {
             Some((by, since)) if now >= *since + self.name_wait() => Some(End::NameTaken(by.clone())),

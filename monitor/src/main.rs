@@ -11,6 +11,7 @@ mod backend;
 mod check;
 mod clock;
 mod config;
+mod discovery;
 mod driver;
 mod fault;
 mod hooks;
@@ -246,7 +247,7 @@ async fn lead(config: Arc<Config>) -> ExitCode {
     );
     let store = Store::open(config.store_options());
     let handle = pair.as_ref().map(|pair| pair.handle().clone());
-    let mut driver = Driver::new(config.clone(), clock, store, inputs, handle, record);
+    let driver = Driver::new(config.clone(), clock, store, inputs, handle, record);
     if let Some(listener) = sentinel {
         let started = driver.serve_sentinel(listener);
         if let Err(error) = started {

@@ -46,9 +46,7 @@ impl Driver {
         info!(service = name, "{} is gone; not watched any more", service.path);
         self.metrics.forget(name);
         self.hooks.forget(name);
-        if let Some(board) = &mut self.board {
-            board.forget(name);
-        }
+        self.board.forget(name);
         self.opinions.retain(|(_, of), _| of != name);
         self.views.retain(|(_, of), task| {
             let keep = of != name;
@@ -134,7 +132,7 @@ impl Driver {
         if let Some(service) = self.services.get_mut(name) {
             tell_record(name, service);
         }
-        self.tell_endpoint_of(name);
+        self.tell_board_of(name);
         self.write_opinion(name);
     }
 

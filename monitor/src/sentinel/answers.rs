@@ -6,9 +6,9 @@ use std::time::Duration;
 use failover::Time;
 use topology::Endpoint;
 
-use super::facts::{Facts, Fellow, Master, Replica, Service};
 use super::glob;
 use super::protocol::Reply;
+use crate::discovery::facts::{Facts, Fellow, Master, Replica, Service};
 
 /// The version of Redis whose commands these are.
 pub(super) const VERSION: &str = "7.0.15";
@@ -303,8 +303,8 @@ fn fellow_fields(facts: &Facts, fellow: &Fellow, now: Time) -> Reply {
 
 #[cfg(test)]
 mod tests {
-    use super::super::facts::examples::{facts, fellow};
     use super::*;
+    use crate::discovery::facts::examples::{facts, fellow};
 
     const NOW: Time = Time::from_secs(10);
 

@@ -5,10 +5,10 @@ use failover::Time;
 use settings::Secret;
 
 use super::answers::{self, Answer, quoted, wrong_number};
-use super::facts::Facts;
 use super::glob;
-use super::news::Announcement;
 use super::protocol::Reply;
+use crate::discovery::facts::Facts;
+use crate::discovery::news::Announcement;
 
 /// All names of channels and patterns of one connection together; each costs something on top.
 const SUBSCRIPTIONS_MAX: usize = 64 * 1024;
@@ -271,8 +271,8 @@ fn one(reply: Reply) -> Outcome {
 
 #[cfg(test)]
 mod tests {
-    use super::super::facts::examples::facts;
     use super::*;
+    use crate::discovery::facts::examples::facts;
 
     /// The bytes that one command is answered with.
     fn said(connection: &mut Connection<'_>, words: &str) -> String {

@@ -16,11 +16,11 @@ use topology::Endpoint;
 use tracing::{debug, info, warn};
 
 use super::answers;
-use super::board::Reader;
 use super::connection::{Connection, Login, Outcome};
-use super::news::Announcement;
 use super::protocol::{Parsed, QUERY_MAX, Reply, parse};
 use crate::clock::Clock;
+use crate::discovery::Reader;
+use crate::discovery::news::Announcement;
 use crate::driver::Input;
 
 /// How long a client may take to read what waits for it.
@@ -296,22 +296,22 @@ mod tests {
     use std::net::{SocketAddr, TcpStream};
     use std::time::Instant;
 
-    use super::super::Board;
-    use super::super::facts::examples::{facts, service};
-    use super::super::facts::{Facts, Service};
     use super::*;
+    use crate::discovery::Board;
+    use crate::discovery::facts::examples::{facts, service};
+    use crate::discovery::facts::{Facts, Service};
 
     const LIMIT: Duration = Duration::from_secs(20);
 
     /// An endpoint whose driver is the test.
     fn serve() -> (SocketAddr, Board, mpsc::UnboundedReceiver<Input>) {
         // A minute: the driver does not turn in here.
-        let (board, reader) = Board::new(Facts { stale_after: Duration::from_secs(60), ..facts() });
+        let board = Board::new(Facts { stale_after: Duration::from_secs(60), ..facts() });
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let addr = listener.local_addr().unwrap();
         let (driver, inbox) = mpsc::unbounded_channel();
-        start(listener, Desk { board: reader, clock: Clock::start(), driver, login: None }).unwrap();
+        start(listener, Desk { board: board.reader(), clock: Clock::start(), driver, login: None }).unwrap();
         (addr, board, inbox)
     }
 

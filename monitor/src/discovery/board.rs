@@ -24,16 +24,18 @@ pub(crate) struct Board {
 /// The reading side.
 #[derive(Debug, Clone)]
 pub(crate) struct Reader {
-    pub(super) facts: watch::Receiver<Facts>,
-    pub(super) news: broadcast::Sender<Announcement>,
+    pub(crate) facts: watch::Receiver<Facts>,
+    pub(crate) news: broadcast::Sender<Announcement>,
 }
 
 impl Board {
-    pub(crate) fn new(facts: Facts) -> (Self, Reader) {
-        let (sender, receiver) = watch::channel(facts);
-        let (news, _) = broadcast::channel(NEWS_MAX);
-        let reader = Reader { facts: receiver, news: news.clone() };
-        (Self { facts: sender, news, told: BTreeMap::new() }, reader)
+    pub(crate) fn new(facts: Facts) -> Self {
+        let (facts, (news, _)) = (watch::Sender::new(facts), broadcast::channel(NEWS_MAX));
+        Self { facts, news, told: BTreeMap::new() }
+    }
+
+    pub(crate) fn reader(&self) -> Reader {
+        Reader { facts: self.facts.subscribe(), news: self.news.clone() }
     }
 
     /// The driver turns; what stands here is its present knowledge.
@@ -97,7 +99,8 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_hears_of_a_new_primary_is_told_of_it_when_asking() {
-        let (mut board, reader) = Board::new(facts());
+        let mut board = Board::new(facts());
+        let reader = board.reader();
         let mut news = reader.news.subscribe();
         board.service("posts", |_| service(&[6379, 6380]));
         board.service("posts", |_| Service { known: false, ..service(&[6379, 6380]) });

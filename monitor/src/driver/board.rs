@@ -1,78 +1,82 @@
-//! What clients of Redis Sentinel are told: every service after each event, the other endpoints once a heartbeat.
+//! What clients are told: every service after each event, the other endpoints once a heartbeat.
 //!
 //! A record counts as the present one only if it was read since ZooKeeper answers and since this process last stood
 //! still: what was known before may have been decided otherwise meanwhile.
 
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::time::Duration;
 
+use failover::Time;
 use tokio::time::sleep;
 use topology::zookeeper::{Seen, SessionPhase};
 
 use super::{About, Driver};
-use crate::sentinel::{self, Board, Desk, Facts, Fellow};
+use crate::config::Config;
+use crate::discovery::{self, Board, Facts, Fellow};
+use crate::sentinel::{self, Desk};
 use crate::service::state_event;
 
+/// A board on which nothing stands yet.
+pub(super) fn empty(config: &Config, now: Time) -> Board {
+    let (heartbeat, down_after) = (config.binary_star.heartbeat, config.detector.down_after);
+    let announced = config.sentinel.as_ref().map_or(&config.admin.announce, |sentinel| &sentinel.announce);
+    Board::new(Facts {
+        own: Fellow { id: fellow_id(config, config.name()), addr: announced.clone(), up: true, heard: now },
+        fellows: Vec::new(),
+        services: BTreeMap::new(),
+        down_after,
+        turned: now,
+        // As in `notice_stall`.
+        stale_after: heartbeat + heartbeat.min(down_after / 4),
+    })
+}
+
+fn fellow_id(config: &Config, name: &str) -> String {
+    discovery::id(config.zookeeper.state_root.as_str(), name)
+}
+
 impl Driver {
-    /// Begins to serve them, in a thread of its own.
-    pub(crate) fn serve_sentinel(&mut self, listener: TcpListener) -> std::io::Result<()> {
-        let Some(settings) = self.around.config.sentinel.clone() else { return Ok(()) };
-        let (now, heartbeat) = (self.now(), self.heartbeat());
-        let down_after = self.around.config.detector.down_after;
-        let own = Fellow { id: self.fellow_id(&self.me.name), addr: settings.announce, up: true, heard: now };
-        let (board, reader) = Board::new(Facts {
-            own,
-            fellows: Vec::new(),
-            services: std::collections::BTreeMap::new(),
-            down_after,
-            turned: now,
-            // As in `notice_stall`.
-            stale_after: heartbeat + heartbeat.min(down_after / 4),
-        });
-        self.board = Some(board);
-        let (clock, driver) = (self.around.clock, self.around.inputs.clone());
-        sentinel::start(listener, Desk { board: reader, clock, driver, login: settings.login })
+    /// What clients are told.
+    pub(crate) fn told(&self) -> discovery::Reader {
+        self.board.reader()
     }
 
-    fn fellow_id(&self, name: &str) -> String {
-        sentinel::id(self.around.config.zookeeper.state_root.as_str(), name)
+    /// Begins to serve clients of Redis Sentinel, in a thread of its own.
+    pub(crate) fn serve_sentinel(&self, listener: TcpListener) -> std::io::Result<()> {
+        let Some(settings) = self.around.config.sentinel.clone() else { return Ok(()) };
+        let (clock, driver) = (self.around.clock, self.around.inputs.clone());
+        sentinel::start(listener, Desk { board: self.told(), clock, driver, login: settings.login })
     }
 
     /// This loop turns.
-    pub(super) fn tell_endpoint_of_turn(&self) {
-        if let Some(board) = &self.board {
-            board.turned(self.now());
-        }
+    pub(super) fn tell_board_of_turn(&self) {
+        self.board.turned(self.now());
     }
 
     /// A service may have changed.
-    pub(super) fn tell_endpoint_of(&mut self, name: &str) {
+    pub(super) fn tell_board_of(&mut self, name: &str) {
         let now = self.now();
-        let (Some(board), Some(service)) = (&mut self.board, self.services.get(name)) else { return };
+        let Some(service) = self.services.get(name) else { return };
         let (view, (_, vouched)) = (service.group.view(), service.vouched);
-        board.service(name, |before| sentinel::observe(view, before, vouched, now));
+        self.board.service(name, |before| discovery::observe(view, before, vouched, now));
     }
 
     /// Everything that changes with time, and the other endpoints.
-    pub(super) fn tell_endpoint(&mut self) {
-        if self.board.is_none() {
-            return;
-        }
+    pub(super) fn tell_board(&mut self) {
         let names: Vec<String> = self.services.keys().cloned().collect();
-        names.iter().for_each(|name| self.tell_endpoint_of(name));
+        names.iter().for_each(|name| self.tell_board_of(name));
         let (now, peer_alive) = (self.now(), self.peer_alive());
         let fellows: Vec<Fellow> = self
             .fellows
             .iter()
             .filter_map(|(name, record)| {
                 let up = peer_alive && self.others.contains(name);
-                Some((self.fellow_id(name), record.sentinel.clone()?, up))
+                Some((fellow_id(&self.around.config, name), record.sentinel.clone()?, up))
             })
             .map(|(id, addr, up)| Fellow { id, addr, up, heard: now })
             .collect();
-        if let Some(board) = &self.board {
-            board.fellows(fellows);
-        }
+        self.board.fellows(fellows);
     }
 
     /// No record counts until it was read once more.
@@ -82,13 +86,13 @@ impl Driver {
         }
     }
 
-    /// Reads the record of a service, if clients of Redis Sentinel are served.
+    /// Reads the record of a service once more.
     pub(super) fn vouch(&mut self, name: &str) {
         let answers = self.session.is_some_and(|session| session.phase == SessionPhase::Connected);
-        let Some(service) = self.services.get_mut(name).filter(|_| self.board.is_some()) else { return };
+        let Some(service) = self.services.get_mut(name) else { return };
         service.vouched = (service.vouched.0 + 1, false);
         let (call, path, store) = (service.vouched.0, self.layout.state(&service.path), self.store.clone());
-        self.tell_endpoint_of(name);
+        self.tell_board_of(name);
         if !answers {
             return; // called again when it does
         }
@@ -114,7 +118,7 @@ impl Driver {
         match read {
             true => {
                 service.vouched.1 = true;
-                self.tell_endpoint_of(name);
+                self.tell_board_of(name);
             }
             false => self.vouch(name),
         }

@@ -1,4 +1,4 @@
-//! From two consecutive snapshots to announcements, in the order in which clients expect them: the old primary is down,
+//! From two consecutive snapshots to announcements in the channels and words of Redis Sentinel, in the order in which clients expect them: the old primary is down,
 //! another one is primary, its replicas, who of them follows it.
 
 use topology::Endpoint;

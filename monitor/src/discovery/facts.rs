@@ -1,4 +1,4 @@
-//! What the endpoint knows, as one snapshot per service: who is primary and whether that is certain, the replicas, and
+//! What clients can be told, as one snapshot per service: who is primary and whether that is certain, the replicas, and
 //! the other endpoints. Read off the core's view, in which nothing of this is decided.
 
 use std::collections::BTreeMap;
@@ -9,10 +9,10 @@ use failover::{Health, Role, Time, View};
 use sha2::{Digest, Sha256};
 use topology::{Endpoint, Phase, State};
 
-/// Everything that can be asked for.
+/// Everything that clients can ask for.
 #[derive(Debug, Clone)]
 pub(crate) struct Facts {
-    /// This endpoint.
+    /// This monitor's endpoint for clients of Redis Sentinel, if it has one.
     pub(crate) own: Fellow,
     /// The others that were ever heard of.
     pub(crate) fellows: Vec<Fellow>,
@@ -260,21 +260,21 @@ fn times(view: &View, addr: &Endpoint) -> Times {
 }
 
 #[cfg(test)]
-pub(super) mod examples {
+pub(crate) mod examples {
     //! Snapshots for the tests of what is made of them.
 
     use super::*;
 
-    pub(in super::super) fn at(port: u16) -> Endpoint {
+    pub(crate) fn at(port: u16) -> Endpoint {
         format!("10.0.0.1:{port}").parse().unwrap()
     }
 
-    pub(in super::super) fn fellow(number: u16, up: bool) -> Fellow {
+    pub(crate) fn fellow(number: u16, up: bool) -> Fellow {
         let id = format!("{number:040x}");
         Fellow { id, addr: at(26000 + number), up, heard: Time::from_secs(9) }
     }
 
-    pub(in super::super) fn master(port: u16) -> Master {
+    pub(crate) fn master(port: u16) -> Master {
         Master {
             addr: at(port),
             run_id: "a".repeat(40),
@@ -291,7 +291,7 @@ pub(super) mod examples {
         }
     }
 
-    pub(in super::super) fn replica(port: u16, source: u16) -> Replica {
+    pub(crate) fn replica(port: u16, source: u16) -> Replica {
         Replica {
             addr: at(port),
             run_id: "b".repeat(40),
@@ -313,7 +313,7 @@ pub(super) mod examples {
     }
 
     /// The primary at the first port, the replicas at the others.
-    pub(in super::super) fn service(ports: &[u16]) -> Service {
+    pub(crate) fn service(ports: &[u16]) -> Service {
         Service {
             known: true,
             epoch: 7,
@@ -324,7 +324,7 @@ pub(super) mod examples {
         }
     }
 
-    pub(in super::super) fn facts() -> Facts {
+    pub(crate) fn facts() -> Facts {
         Facts {
             own: fellow(1, true),
             fellows: vec![fellow(2, true)],

@@ -1,5 +1,6 @@
 //! `monitor check FILE`: is the configuration good, and do the servers that it names answer as Albireo needs them?
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use topology::{Endpoint, Layout, State, Topology, ZnodePath};
 use wire::{InfoReply, Link, OpenError, Reply, cmd};
 
 use crate::config::Config;
+use crate::dns;
 use crate::redis::CLIENT_NAME;
 
 /// The oldest Redis that Albireo works with: `REPLICAOF` inside MULTI and ACL users exist since then.
@@ -22,6 +24,7 @@ pub(crate) async fn run(config: Config) -> ExitCode {
     let store = Store::open(options);
     let mut report = Report::default();
     services(&config, &store, &mut report).await;
+    dns_port(&config, &mut report).await;
     store.close().await;
     if report.failed { ExitCode::from(1) } else { ExitCode::SUCCESS }
 }
@@ -43,6 +46,19 @@ impl Report {
     fn bad(&mut self, what: &str, why: &str) {
         println!("{what}: FAILED: {why}");
         self.failed = true;
+    }
+}
+
+/// Whether DNS can be served. A monitor that runs already holds its port, as it should.
+async fn dns_port(config: &Config, report: &mut Report) {
+    let Some(settings) = &config.dns else { return };
+    let what = format!("DNS {}", settings.listen);
+    match dns::bind(&settings.listen).await {
+        Ok(_) => report.good(&what),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            report.note(&what, &format!("{error}; that is as it should be if this monitor runs"));
+        }
+        Err(error) => report.bad(&what, &error.to_string()),
     }
 }
 

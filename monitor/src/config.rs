@@ -18,6 +18,7 @@ use settings::{
 use topology::Endpoint;
 use topology::zookeeper::Options;
 
+use crate::dns;
 use crate::hooks::HookSettings;
 use crate::sentinel::Login;
 
@@ -112,6 +113,8 @@ pub(crate) struct Config {
     pub(crate) hooks: HookSettings,
     /// None: not served.
     pub(crate) sentinel: Option<Sentinel>,
+    /// None: not served.
+    pub(crate) dns: Option<dns::Settings>,
     pub(crate) log: LogSettings,
     /// What is allowed but worth a line in the log.
     pub(crate) warnings: Vec<String>,
@@ -211,9 +214,9 @@ impl Config {
         let log = LogSettings::read(&mut reader);
         let hooks = read_hooks(&mut reader.section(HOOKS.name()));
         let sentinel = Sentinel::read(&mut reader.section(SENTINEL.name()));
-        for key in DNS.keys() {
-            reader.section(DNS.name()).not_yet(key.name(), "DNS");
-        }
+        let announce = sentinel.as_ref().map(|sentinel| &sentinel.announce);
+        let announce = announce.or(admin.as_ref().map(|admin| &admin.announce));
+        let dns = read_dns(&mut reader.section(DNS.name()), announce);
         reader.finish()?;
         // Without a mistake there is a value.
         let (Some(zookeeper), Some(admin)) = (zookeeper, admin) else {
@@ -221,7 +224,19 @@ impl Config {
         };
         let mut warnings = warnings(&ini, &binary_star, &admin);
         warnings.extend(failover.without_effect());
-        Ok(Self { zookeeper, binary_star, detector, failover, redis, admin, hooks, sentinel, log, warnings })
+        Ok(Self {
+            zookeeper,
+            binary_star,
+            detector,
+            failover,
+            redis,
+            admin,
+            hooks,
+            sentinel,
+            dns,
+            log,
+            warnings,
+        })
     }
 
     /// This monitor's name.
@@ -448,6 +463,22 @@ impl Sentinel {
             .map(|password| Login { username: username.unwrap_or_else(|| "default".to_owned()), password });
         Some(Self { announce: announce.unwrap_or_else(|| listen.clone()), listen, login })
     }
+}
+
+/// `announce`: under which others reach this monitor in other ways.
+fn read_dns(section: &mut SectionReader<'_, '_>, announce: Option<&Endpoint>) -> Option<dns::Settings> {
+    let listen = section.parsed::<Endpoint>("listen");
+    let zone = section.parsed::<dns::ZoneName>("zone").or_else(|| "albireo.internal".parse().ok());
+    let ttl = section.integer("ttl", 0, 0..=dns::TTL_MAX, "seconds");
+    for key in ["zone", "ttl"] {
+        if section.has(key) && !section.has("listen") {
+            section.refuse(key, "has no effect without [dns] listen");
+        }
+    }
+    let listen = listen?;
+    let anywhere = listen.host().parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified());
+    let reached = announce.filter(|_| anywhere).unwrap_or(&listen);
+    Some(dns::Settings { zone: zone?, ttl, host: dns::Host::of(reached)?, listen })
 }
 
 fn warnings(ini: &Ini, star: &BinaryStar, admin: &Admin) -> Vec<String> {

@@ -212,6 +212,9 @@ impl Driver {
         for path in self.around.config.zookeeper.path.clone() {
             self.add_service(path, false);
         }
+        if self.around.config.zookeeper.discover.is_none() {
+            self.board.listed();
+        }
         self.next_beat = self.now();
         loop {
             self.planned = self.deadline();

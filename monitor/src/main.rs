@@ -12,6 +12,7 @@ mod check;
 mod clock;
 mod config;
 mod discovery;
+mod dns;
 mod driver;
 mod fault;
 mod hooks;
@@ -183,13 +184,15 @@ fn start_log(config: &Config) {
     // matters of the session and of the pair, each change once.
     let filter = match config.log.level {
         level @ (settings::LogLevel::Debug | settings::LogLevel::Trace) => {
-            format!("{},zookeeper_client=warn", level.as_str())
+            format!("{},zookeeper_client=warn,hickory_proto=warn", level.as_str())
         }
         level @ (settings::LogLevel::Error | settings::LogLevel::Warn) => {
-            format!("{},zookeeper_client=error", level.as_str())
+            format!("{},zookeeper_client=error,hickory_proto=error", level.as_str())
         }
         level @ settings::LogLevel::Info => {
-            format!("{},zookeeper_client=error,topology::zookeeper=warn,binary_star=warn", level.as_str())
+            let quiet =
+                "zookeeper_client=error,topology::zookeeper=warn,binary_star=warn,hickory_proto=error";
+            format!("{},{quiet}", level.as_str())
         }
     };
     let filter = EnvFilter::try_new(filter).unwrap_or_default();
@@ -218,6 +221,13 @@ async fn lead(config: Arc<Config>) -> ExitCode {
         Some(settings) => match sentinel::bind(&settings.listen).await {
             Ok(listener) => Some(listener),
             Err(error) => return failed(&format!("[sentinel] listen = {}: {error}", settings.listen)),
+        },
+    };
+    let dns = match &config.dns {
+        None => None,
+        Some(settings) => match dns::bind(&settings.listen).await {
+            Ok(sockets) => Some(sockets),
+            Err(error) => return failed(&format!("[dns] listen = {}: {error}", settings.listen)),
         },
     };
     let (inputs, inbox) = mpsc::unbounded_channel();
@@ -253,6 +263,11 @@ async fn lead(config: Arc<Config>) -> ExitCode {
         if let Err(error) = started {
             return failed(&format!("[sentinel]: {error}"));
         }
+    }
+    if let Some(sockets) = dns
+        && let Err(error) = driver.serve_dns(sockets)
+    {
+        return failed(&format!("[dns]: {error}"));
     }
     let end = driver.run(inbox).await;
     server.abort();

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use failover::{Time, Timeline};
+use hickory_proto::op::ResponseCode;
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -41,6 +42,35 @@ struct OfPhase {
 
 type Seconds<Of> = Family<Of, Histogram, fn() -> Histogram>;
 
+/// About the answers of DNS with one code.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfCode {
+    rcode: &'static str,
+}
+
+/// Every code that DNS answers with here.
+const CODES: [(ResponseCode, &str); 7] = [
+    (ResponseCode::NoError, "NOERROR"),
+    (ResponseCode::FormErr, "FORMERR"),
+    (ResponseCode::ServFail, "SERVFAIL"),
+    (ResponseCode::NXDomain, "NXDOMAIN"),
+    (ResponseCode::NotImp, "NOTIMP"),
+    (ResponseCode::Refused, "REFUSED"),
+    (ResponseCode::BADVERS, "BADVERS"),
+];
+
+/// Counts questions to DNS, in whatever thread.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct DnsQueries(Family<OfCode, Counter>);
+
+impl DnsQueries {
+    /// A question was answered with this code.
+    pub(crate) fn count(&self, code: ResponseCode) {
+        let rcode = CODES.iter().find(|(known, _)| *known == code).map_or("other", |(_, name)| name);
+        self.0.get_or_create(&OfCode { rcode }).inc();
+    }
+}
+
 /// The series that exist of one service, to be removed with it.
 #[derive(Default)]
 struct Known {
@@ -64,6 +94,7 @@ pub(crate) struct Metrics {
     probe_seconds: Seconds<OfBackend>,
     failovers: Family<OfReason, Counter>,
     failover_seconds: Seconds<OfPhase>,
+    pub(crate) dns_queries: DnsQueries,
     known: BTreeMap<String, Known>,
 }
 
@@ -96,6 +127,7 @@ impl Metrics {
             known: BTreeMap::new(),
             failovers: Family::default(),
             failover_seconds: Seconds::new_with_constructor(phase_histogram),
+            dns_queries: DnsQueries::default(),
             registry: Registry::default(),
         };
         let r = &mut registry;
@@ -140,6 +172,7 @@ impl Metrics {
             "Time from the loss of the primary to the end of each phase",
             new.failover_seconds.clone(),
         );
+        r.register("dns_queries", "Questions answered by DNS", new.dns_queries.0.clone());
         Self { registry, ..new }
     }
 

@@ -167,7 +167,9 @@ fn a_wrong_value_for_every_key() {
             "clients are told this address and cannot reach it; set announce",
         ),
         ("sentinel", "announce = a:1", "has no effect without [sentinel] listen"),
-        ("dns", "zone = x", "DNS is not yet available; it comes with a later version"),
+        ("dns", "listen = 53", "`53` is not host:port: the port is missing"),
+        ("dns", "zone = albireo.internal", "has no effect without [dns] listen"),
+        ("dns", "ttl = 1", "has no effect without [dns] listen"),
         ("hooks", "webhook = https://x", "expected http://HOST[:PORT]/PATH (https is not yet available)"),
         ("hooks", "webhook = /x", "expected http://HOST[:PORT]/PATH (https is not yet available)"),
         ("hooks", "timeout_ms = 0", "not between 1 and 3600000 ms"),
@@ -194,6 +196,32 @@ fn the_sentinel_endpoint() {
     assert!(problems.ends_with("a username needs a password"), "{problems}");
     let problems = sentinel("listen = a:1\nannounce = [::]:1\n").unwrap_err().to_string();
     assert!(problems.contains("cannot reach it"), "{problems}");
+}
+
+#[test]
+fn dns() {
+    assert!(with("").unwrap().dns.is_none());
+    let dns = |lines: &str| with(&format!("[dns]\nlisten = {lines}\n")).map(|config| config.dns.unwrap());
+    let host = |addr: &str| dns::Host::of(&addr.parse().unwrap()).unwrap();
+    let plain = dns("127.0.0.1:5300").unwrap();
+    assert_eq!((plain.zone, plain.ttl), ("albireo.internal".parse().unwrap(), 0));
+    assert_eq!(plain.host, host("127.0.0.1:5300"));
+    let all = dns("ns.example:53\nzone = Redis.Example.\nttl = 3600").unwrap();
+    assert_eq!((all.zone, all.ttl, all.host), ("redis.example".parse().unwrap(), 3600, host("ns.example:1")));
+    let reached = dns("0.0.0.0:53\n[admin]\nannounce = m1.example:8001").unwrap();
+    assert_eq!(reached.host, host("m1.example:1"));
+    let reached = dns("[::]:53\n[sentinel]\nlisten = 10.0.0.5:26379").unwrap();
+    assert_eq!(reached.host, host("10.0.0.5:1"));
+    let zone = "expected a domain name such as albireo.internal, of at most 160 letters, digits, `-`, `_`";
+    for (line, why) in [
+        ("zone = a..b", zone),
+        ("zone = .", zone),
+        ("ttl = 3601", "not between 0 and 3600 seconds"),
+        ("ttl = 1m", "not a whole number from 0 to 3600 seconds"),
+    ] {
+        let problems = dns(&format!("a:53\n{line}")).unwrap_err().to_string();
+        assert_eq!(problems, format!("m.ini:6: [dns] {line}: {why}"));
+    }
 }
 
 #[test]

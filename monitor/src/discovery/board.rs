@@ -62,6 +62,11 @@ impl Board {
         self.told.insert(name.to_owned(), is);
     }
 
+    /// Every service that is to be watched stands here now.
+    pub(crate) fn listed(&mut self) {
+        self.facts.send_if_modified(|facts| !std::mem::replace(&mut facts.listed, true));
+    }
+
     /// A service that is not watched any more.
     pub(crate) fn forget(&mut self, name: &str) {
         self.facts.send_modify(|facts| drop(facts.services.remove(name)));

@@ -17,6 +17,8 @@ pub(crate) struct Facts {
     /// The others that were ever heard of.
     pub(crate) fellows: Vec<Fellow>,
     pub(crate) services: BTreeMap<String, Service>,
+    /// Every service that is to be watched stands here. Before that a name that does not may still come.
+    pub(crate) listed: bool,
     pub(crate) down_after: Duration,
     /// When the driver last turned. It does so at least once a heartbeat, if this process does not stand still.
     pub(crate) turned: Time,
@@ -329,6 +331,7 @@ pub(crate) mod examples {
             own: fellow(1, true),
             fellows: vec![fellow(2, true)],
             services: [("posts".to_owned(), service(&[6379, 6380, 6381]))].into(),
+            listed: true,
             down_after: Duration::from_millis(500),
             turned: Time::from_secs(10),
             stale_after: Duration::from_millis(375),

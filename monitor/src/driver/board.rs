@@ -14,6 +14,7 @@ use topology::zookeeper::{Seen, SessionPhase};
 use super::{About, Driver};
 use crate::config::Config;
 use crate::discovery::{self, Board, Facts, Fellow};
+use crate::dns;
 use crate::sentinel::{self, Desk};
 use crate::service::state_event;
 
@@ -25,6 +26,7 @@ pub(super) fn empty(config: &Config, now: Time) -> Board {
         own: Fellow { id: fellow_id(config, config.name()), addr: announced.clone(), up: true, heard: now },
         fellows: Vec::new(),
         services: BTreeMap::new(),
+        listed: false,
         down_after,
         turned: now,
         // As in `notice_stall`.
@@ -47,6 +49,13 @@ impl Driver {
         let Some(settings) = self.around.config.sentinel.clone() else { return Ok(()) };
         let (clock, driver) = (self.around.clock, self.around.inputs.clone());
         sentinel::start(listener, Desk { board: self.told(), clock, driver, login: settings.login })
+    }
+
+    /// Begins to serve DNS, in a thread of its own.
+    pub(crate) fn serve_dns(&self, sockets: dns::Sockets) -> std::io::Result<()> {
+        let Some(settings) = self.around.config.dns.clone() else { return Ok(()) };
+        let (clock, queries) = (self.around.clock, self.metrics.dns_queries.clone());
+        dns::start(sockets, dns::Desk { board: self.told(), clock, settings, queries })
     }
 
     /// This loop turns.

@@ -78,6 +78,7 @@ impl Driver {
                 }
             }
         }
+        self.board.listed();
     }
 
     /// Takes in what happened to a service, unless that one is gone.

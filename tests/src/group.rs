@@ -52,6 +52,7 @@ pub struct Builder {
     monitor_ini: Ini,
     api_ini: Ini,
     sentinel: bool,
+    dns: bool,
     env: Vec<(usize, String, String)>,
 }
 
@@ -76,6 +77,7 @@ struct MonitorPorts {
     voter: u16,
     admin: u16,
     sentinel: u16,
+    dns: u16,
 }
 
 impl Group {
@@ -91,6 +93,7 @@ impl Group {
             monitor_ini: Ini::new(),
             api_ini: Ini::new(),
             sentinel: false,
+            dns: false,
             env: Vec::new(),
         }
     }
@@ -139,6 +142,13 @@ impl Builder {
         self
     }
 
+    /// Every monitor serves DNS, at [`Group::dns_address`].
+    #[must_use]
+    pub fn dns(mut self) -> Self {
+        self.dns = true;
+        self
+    }
+
     /// A further key in every API's file.
     #[must_use]
     pub fn api_key(mut self, section: &str, key: &str, value: impl ToString) -> Self {
@@ -170,7 +180,13 @@ impl Builder {
         }
         let port = || crate::ports::free();
         let ports = (0..2)
-            .map(|_| MonitorPorts { pair: port(), voter: port(), admin: port(), sentinel: port() })
+            .map(|_| MonitorPorts {
+                pair: port(),
+                voter: port(),
+                admin: port(),
+                sentinel: port(),
+                dns: port(),
+            })
             .collect();
         Group { monitors: Vec::new(), apis: Vec::new(), redis, zookeeper, built: self, ports }
     }
@@ -238,6 +254,9 @@ impl Group {
         if self.built.sentinel {
             ini = ini.set("sentinel", "listen", host.at(ports.sentinel));
         }
+        if self.built.dns {
+            ini = ini.set("dns", "listen", host.at(ports.dns));
+        }
         ini = ini.set("binary_star", "role", if number == 0 { "primary" } else { "backup" });
         if self.built.monitors > 1 {
             // Also where the peer is never started.
@@ -253,6 +272,11 @@ impl Group {
     /// Where a monitor (0 or 1) serves clients of Redis Sentinel, if they do.
     pub fn sentinel_address(&self, number: usize) -> SocketAddr {
         at(&self.built.places.monitors, number).at(self.ports[number].sentinel)
+    }
+
+    /// Where a monitor (0 or 1) serves DNS, if they do.
+    pub fn dns_address(&self, number: usize) -> SocketAddr {
+        at(&self.built.places.monitors, number).at(self.ports[number].dns)
     }
 
     /// Starts the next monitor.

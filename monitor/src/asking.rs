@@ -1,4 +1,5 @@
-//! What changes something, over HTTP: `POST /services/{service}/failover`, `add` and `remove`, with a JSON body.
+//! What changes something, over HTTP: `POST /services/{service}/switchover`, `failover`, `add` and
+//! `remove`, with a JSON body.
 //!
 //! Guarded by `[admin] token`; without one, only this host may ask. A body has to be `application/json`, which no page
 //! of another site can make a browser send.
@@ -53,6 +54,14 @@ type Refusal = (StatusCode, &'static str, String);
 pub(crate) struct Desk {
     pub(crate) driver: mpsc::UnboundedSender<Input>,
     pub(crate) token: Option<Arc<Secret>>,
+}
+
+/// The body of `switchover`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Switchover {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) to: Option<Endpoint>,
 }
 
 /// The body of `failover`.
@@ -140,8 +149,11 @@ fn read(verb: &str, headers: &HeaderMap, body: &[u8]) -> Result<Request, Refusal
         "failover" => serde_json::from_slice(body)
             .map(|Failover { to, accept_loss }| Request::Failover { to, accept_loss })
             .map_err(|e| bad(format!("expected {{\"to\": \"HOST:PORT\", \"accept_loss\": false}}: {e}"))),
+        "switchover" => serde_json::from_slice(body)
+            .map(|Switchover { to }| Request::Switchover { to })
+            .map_err(|e| bad(format!("expected {{\"to\": \"HOST:PORT\"}}: {e}"))),
         _ => {
-            let why = "no such page; there are failover, add and remove";
+            let why = "no such page; there are switchover, failover, add and remove";
             Err((StatusCode::NOT_FOUND, "not_found", why.to_owned()))
         }
     }
@@ -152,6 +164,9 @@ fn words(request: &Request) -> String {
         Request::Add { addr, overwrite: false } => format!("{addr} as a member"),
         Request::Add { addr, overwrite: true } => format!("{addr} as a member, whatever it holds"),
         Request::Remove { addr } => format!("{addr} to leave the group"),
+        Request::Switchover { to } => {
+            format!("a switchover{}", to.as_ref().map(|to| format!(" to {to}")).unwrap_or_default())
+        }
         Request::Failover { to, accept_loss } => {
             let to = to.as_ref().map(|to| format!(" to {to}")).unwrap_or_default();
             format!("a failover{to}{}", if *accept_loss { ", accepting loss" } else { "" })
@@ -189,12 +204,17 @@ fn refusal(declined: &Declined) -> Response {
         Declined::Busy => (StatusCode::CONFLICT, "busy"),
         Declined::NoRecord => (StatusCode::CONFLICT, "no_record"),
         Declined::NoMember(_) => (StatusCode::NOT_FOUND, "no_member"),
-        Declined::TimedOut(_) => (StatusCode::GATEWAY_TIMEOUT, "timed_out"),
+        Declined::TimedOut(..) => (StatusCode::GATEWAY_TIMEOUT, "timed_out"),
+        Declined::AlreadyPrimary(_) => (StatusCode::CONFLICT, "already_primary"),
+        Declined::Overtaken(_) => (StatusCode::CONFLICT, "overtaken"),
         Declined::IsPrimary(_)
         | Declined::TooFew { .. }
         | Declined::NobodyEligible(_)
         | Declined::Unfit(..)
-        | Declined::NobodyFit(_) => (StatusCode::CONFLICT, "refused"),
+        | Declined::NobodyFit(_)
+        | Declined::Unready(_)
+        | Declined::NotLevel(..)
+        | Declined::GivenBack(_) => (StatusCode::CONFLICT, "refused"),
     };
     error(status, code, &declined.to_string())
 }

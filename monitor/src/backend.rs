@@ -259,15 +259,7 @@ where
         };
     }
     let outcome = outcome.unwrap_or(Outcome::Lost);
-    if let (Some(deed), false) = (order.cleanup(), matches!(outcome, Outcome::Done(_) | Outcome::Lost)) {
-        let mut commands = vec![cmd!["UNWATCH"]];
-        commands.extend(redis::render(&deed, &target.secret, &[]));
-        if link.call(&commands).await.is_err() {
-            return Outcome::Lost; // the leader sets it on any replica where it finds it off
-        }
-    } else if !matches!(outcome, Outcome::Done(_) | Outcome::Lost)
-        && link.call(&[cmd!["UNWATCH"]]).await.is_err()
-    {
+    if !matches!(outcome, Outcome::Done(_) | Outcome::Lost) && link.call(&[cmd!["UNWATCH"]]).await.is_err() {
         return Outcome::Lost;
     }
     outcome

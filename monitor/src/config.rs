@@ -278,6 +278,7 @@ impl Config {
             priority: self.failover.priority.clone(),
             restart_guard: self.failover.restart_guard,
             min_interval: self.failover.min_interval,
+            switchover_budget: self.failover.switchover_budget,
             cold_start: self.failover.cold_start,
             cold_wait: self.failover.cold_wait,
             ..Limits::default()
@@ -286,12 +287,9 @@ impl Config {
 }
 
 impl Failover {
-    /// Keys whose work comes later: planned switchover and mass failures. Whoever sets one is told.
+    /// Keys whose work comes later: mass failures. Whoever sets one is told.
     fn without_effect(&self) -> Vec<String> {
-        let set = [
-            ("switchover_budget_ms", self.switchover_budget != Duration::from_millis(1000)),
-            ("mass_failure_percent", self.mass_failure_percent != 30),
-        ];
+        let set = [("mass_failure_percent", self.mass_failure_percent != 30)];
         let set = set.into_iter().filter(|(_, set)| *set);
         set.map(|(key, _)| format!("[failover] {key} has no effect in this version")).collect()
     }

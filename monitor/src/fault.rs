@@ -65,8 +65,8 @@ pub(crate) fn step(order: &Order, seen: &Observation) -> Option<Step> {
         (Deed::Stamp, _) => Some(Step::Stamp),
         (Deed::Attach, Role::Primary { .. }) => Some(Step::Demote),
         (Deed::Attach, Role::Replica { .. }) => Some(Step::Repoint),
-        (Deed::Detach, _) => Some(Step::Detach),
-        (Deed::Protect | Deed::Tick | Deed::Release, _) => None,
+        (Deed::Detach | Deed::Leave, _) => Some(Step::Detach),
+        (Deed::Protect | Deed::Tick | Deed::Release | Deed::Pause | Deed::Unpause, _) => None,
     }
 }
 

@@ -46,13 +46,14 @@ use crate::driver::{Driver, End, Input};
 use crate::verbs::Verb;
 
 /// Verbs of the contract that this version does not have.
-const LATER: [&str; 5] = ["status", "switchover", "pause", "resume", "history"];
+const LATER: [&str; 4] = ["status", "pause", "resume", "history"];
 
 const USAGE: &str = "\
 monitor FILE
        monitor check FILE
        monitor add FILE SERVICE HOST:PORT [--overwrite]
        monitor remove FILE SERVICE HOST:PORT
+       monitor switchover FILE SERVICE [--to HOST:PORT]
        monitor failover FILE SERVICE [--to HOST:PORT] [--accept-loss]";
 
 /// Watches groups of Redis servers, promotes a replica when the primary is gone, and publishes who is primary.
@@ -60,13 +61,14 @@ monitor FILE
 #[command(name = "monitor", version, override_usage = USAGE)]
 struct Arguments {
     /// FILE runs a monitor with this configuration. `check` validates it, also against the live servers. `add` and
-    /// `remove` change the members of a group; `failover` has a replica take over at once
+    /// `remove` change the members of a group; `switchover` moves the primary without losing anything; `failover` has a
+    /// replica take over at once
     #[arg(required = true, num_args = 1..=4, value_name = "VERB FILE SERVICE HOST:PORT")]
     words: Vec<String>,
     /// `add`: also a server that holds data of its own, which is gone then
     #[arg(long)]
     overwrite: bool,
-    /// `failover`: to this replica, not to the best one
+    /// `switchover`, `failover`: to this replica, not to the best one
     #[arg(long, value_name = "HOST:PORT")]
     to: Option<Endpoint>,
     /// `failover`: if the primary is lost and nobody is known to hold every acknowledged write, go on without what is gone
@@ -115,7 +117,9 @@ fn parse<'a>(words: &[&'a str], arguments: &Arguments) -> Result<Task<'a>, Strin
         false => Ok(()),
     };
     only("add", "--overwrite", *overwrite)?;
-    only("failover", "--to", to.is_some())?;
+    if to.is_some() && !["switchover", "failover"].contains(&words[0]) {
+        return Err("--to belongs to `monitor switchover` and `monitor failover`".to_owned());
+    }
     only("failover", "--accept-loss", *accept_loss)?;
     let member = |name: &'static str, service: &str, addr: &str| {
         let addr: Endpoint = addr.parse().map_err(|e| format!("{addr}: {e}"))?;
@@ -125,11 +129,16 @@ fn parse<'a>(words: &[&'a str], arguments: &Arguments) -> Result<Task<'a>, Strin
     match *words {
         ["add", file, service, addr] => Ok(Task::Ask(file, member("add", service, addr)?)),
         ["remove", file, service, addr] => Ok(Task::Ask(file, member("remove", service, addr)?)),
+        ["switchover", file, service] => {
+            let body = serde_json::json!(asking::Switchover { to: to.clone() });
+            Ok(Task::Ask(file, Verb { name: "switchover", service: service.to_owned(), body }))
+        }
         ["failover", file, service] => {
             let body = serde_json::json!(asking::Failover { to: to.clone(), accept_loss: *accept_loss });
             Ok(Task::Ask(file, Verb { name: "failover", service: service.to_owned(), body }))
         }
         [verb @ ("add" | "remove"), ..] => Err(format!("expected: monitor {verb} FILE SERVICE HOST:PORT")),
+        ["switchover", ..] => Err("expected: monitor switchover FILE SERVICE [--to HOST:PORT]".to_owned()),
         ["failover", ..] => {
             Err("expected: monitor failover FILE SERVICE [--to HOST:PORT] [--accept-loss]".to_owned())
         }

@@ -1,8 +1,8 @@
 //! How the core's words are written in Redis: a question and its answer, the commands of an order.
 //!
 //! What the monitor changes on a server is all here: `REPLICAOF`, the key `albireo:fence`, the ACL user
-//! `albireo-repl-N` (in memory only), `masteruser` and `masterauth`, `replica-read-only`, `repl-backlog-ttl`, and
-//! the connections of clients of a demoted primary.
+//! `albireo-repl-N` (in memory only), `masteruser` and `masterauth`, `replica-read-only`, `repl-backlog-ttl`, the pause
+//! of a primary's writers during a switchover, and the connections of clients of a demoted primary.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,6 +17,8 @@ use wire::{Command, InfoReply, Login, Reply, cmd};
 pub(crate) const CLIENT_NAME: &str = "albireo-monitor";
 /// The key that holds the epoch last stamped.
 const FENCE: &str = "albireo:fence";
+/// Sets it. Inside of MULTI, and unlike SET, also where REPLICAOF NO ONE stands before it.
+const STAMP: &str = "return redis.call('SET', KEYS[1], ARGV[1])";
 /// The key that counts batches of writes, and seconds of a busy primary.
 const TICK: &str = "albireo:tick";
 /// The ACL user of the replicas, followed by the epoch of the promotion.
@@ -228,9 +230,7 @@ pub(crate) fn render(deed: &Deed, secret: &Secret, users: &[String]) -> Vec<Comm
     let allow =
         |psync: &str, sync: &str| others().map(|user| cmd!["ACL", "SETUSER", user, psync, sync]).collect();
     match deed {
-        Deed::ReadOnly(on) => {
-            vec![cmd!["CONFIG", "SET", "replica-read-only", if *on { "yes" } else { "no" }]]
-        }
+        Deed::ReadOnly => vec![cmd!["CONFIG", "SET", "replica-read-only", "yes"]],
         Deed::CreateCredential { promoted, run_id } => {
             let user = format!("{CREDENTIAL}{promoted}");
             let password = format!(">{}", secret.password(*promoted, run_id));
@@ -257,7 +257,9 @@ pub(crate) fn render(deed: &Deed, secret: &Secret, users: &[String]) -> Vec<Comm
         Deed::Tick { anew: true } => vec![cmd!["SET", TICK, "1"]],
         Deed::BecomePrimary => vec![cmd!["REPLICAOF", "NO", "ONE"]],
         Deed::Follow(to) => vec![cmd!["REPLICAOF", to.host(), to.port().to_string()]],
-        Deed::Stamp(epoch) => vec![cmd!["SET", FENCE, epoch.to_string()]],
+        Deed::Stamp(epoch) => vec![cmd!["EVAL", STAMP, "1", FENCE, epoch.to_string()]],
+        Deed::Pause(millis) => vec![cmd!["CLIENT", "PAUSE", millis.to_string(), "WRITE"]],
+        Deed::Unpause => vec![cmd!["CLIENT", "UNPAUSE"]],
         Deed::CutClients => {
             vec![cmd!["CLIENT", "KILL", "TYPE", "normal"], cmd!["CLIENT", "KILL", "TYPE", "pubsub"]]
         }

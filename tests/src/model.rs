@@ -853,11 +853,13 @@ fn act(command: &Command, primary: Process) -> Option<Act> {
         Command::CreateCredential { promoted, .. } => Some(Act::Make(*promoted as u8, primary)),
         Command::UseCredential { promoted, .. } => Some(Act::Use(*promoted as u8, primary)),
         Command::UseLogin(_)
-        | Command::ReadOnly(_)
+        | Command::ReadOnly
         | Command::KeepBacklog
         | Command::Detach
         | Command::OpenToReplicas
         | Command::Tick { .. }
-        | Command::CutClients => None,
+        | Command::CutClients
+        | Command::Pause(_)
+        | Command::Unpause => None,
     }
 }

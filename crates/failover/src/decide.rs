@@ -15,11 +15,11 @@ use topology::{Endpoint, InSync, LAST_EPOCH, Phase, PrimaryRef, State, Topology}
 
 use crate::detector::Health;
 use crate::order::Deed;
-use crate::request::{self, Declined, Done, Request};
+use crate::request::{self, Asked, Declined, Done, Request};
 use crate::set::{self, Outside, Unfit};
-use crate::view::{ASK_FOR, Announced, CONFIRM_WAIT, Fault, Fence, Observation, Role, View};
+use crate::view::{ASK_FOR, Announced, CONFIRM_WAIT, Fault, Fence, Observation, Pause, Role, View};
 use crate::{Disqualified, Time, Trouble};
-use crate::{candidate, cold};
+use crate::{candidate, cold, switchover};
 
 /// How often a busy primary's tick is counted up.
 const TICK_EVERY: Duration = Duration::from_secs(1);
@@ -113,6 +113,12 @@ pub enum Reason {
     Removing(Endpoint),
     /// An operator has this one take over with what it holds.
     LossAccepted(Endpoint),
+    /// An operator has this one take over from a primary that lives (R15).
+    Switchover(Endpoint),
+    /// The way there.
+    Switching,
+    /// It lacked bytes of the old primary, which goes on.
+    GivenBack(Endpoint),
     /// Members of the set that no write can be confirmed without are in no state to do so, and may not leave.
     WritesWait(Vec<(Endpoint, Unfit)>),
     /// The key `albireo:fence` on the primary is no number; nobody may stamp over it.
@@ -200,6 +206,11 @@ impl fmt::Display for Reason {
             Self::LossAccepted(to) => {
                 write!(f, "loss accepted by an operator; {to} takes over with what it holds")
             }
+            Self::Switchover(to) => write!(f, "switchover asked for by an operator; {to} takes over"),
+            Self::Switching => f.write_str("a switchover is under way"),
+            Self::GivenBack(to) => {
+                write!(f, "switchover given up, for not every byte had arrived; {to} is primary again")
+            }
             Self::AnnouncementRestored(what) => write!(f, "the path was changed by hand ({what}); put back"),
             Self::Deposed(fence) => {
                 write!(f, "the primary carries epoch {fence}, which is newer than the record")
@@ -232,10 +243,28 @@ pub fn decide(view: &View, now: Time) -> Decision {
         // Only the last one: an older one under its old epoch would give this epoch a second meaning.
         (Some(_), Some(_)) if !view.record_is_the_last() => wait(Reason::RecordDamaged),
         (Some(state), Some(_)) => publish(state.clone(), false, Reason::RecordRestored),
-        (Some(state), None) => match (view.primary_fault(now), state.phase) {
-            (Some((fault, since)), _) => failover(view, state, fault, since, now),
-            (None, Phase::Promoting) => finish(view, state, now),
-            (None, Phase::Serving) => match asked_for_failover(view) {
+        (Some(state), None) => recorded(view, state, now),
+    }
+}
+
+/// The next steps under a record.
+fn recorded(view: &View, state: &State, now: Time) -> Decision {
+    if let Some(decision) = switchover::old_primary_first(view, state, now) {
+        return decision;
+    }
+    match (view.primary_fault(now), state.phase) {
+        (Some((fault, since)), _) => failover(view, state, fault, since, now),
+        (None, Phase::Promoting) => finish(view, state, now),
+        (None, Phase::Serving) => match &view.asked {
+            Some(Asked { request: Request::Switchover { .. }, .. })
+                if view.store_away || deposed(view, state, now).is_some() =>
+            {
+                settle(view, state, now)
+            }
+            Some(asked @ Asked { request: Request::Switchover { to }, .. }) => {
+                switchover::begin(view, state, asked, to.as_ref(), now)
+            }
+            Some(_) | None => match asked_for_failover(view) {
                 Some((_, promoted, _)) if promoted != state.promoted => {
                     let steps = vec![Step::Answer(Ok(Done::FailedOver(None)))];
                     Decision { steps, because: Reason::Healthy }
@@ -258,7 +287,7 @@ fn asked_for_failover(view: &View) -> Option<(Option<&Endpoint>, u64, Time)> {
     let asked = view.asked.as_ref()?;
     match &asked.request {
         Request::Failover { to, .. } => Some((to.as_ref(), asked.promoted, asked.at)),
-        Request::Add { .. } | Request::Remove { .. } => None,
+        Request::Add { .. } | Request::Remove { .. } | Request::Switchover { .. } => None,
     }
 }
 
@@ -377,7 +406,7 @@ fn failover(view: &View, state: &State, fault: Fault, since: Time, now: Time) ->
         }
         Some((entry, seen)) => {
             let because = Reason::Failover(fault, entry.addr.clone());
-            publish(promotion(view, state, entry, seen, &because, now), false, because)
+            publish(promotion(view, state, entry, seen, None, &because, now), false, because)
         }
     }
 }
@@ -463,11 +492,13 @@ fn accept_loss(view: &View, state: &State, stays: Reason, now: Time) -> Decision
     publish(cold_promotion(view, state, epoch, &addr, seen, reason), false, because)
 }
 
-fn promotion(
+/// The record under which one of the set takes over. `further`: a member of the new set that was none of the old one.
+pub(crate) fn promotion(
     view: &View,
     old: &State,
     to: &InSync,
     seen: &Observation,
+    further: Option<InSync>,
     because: &Reason,
     now: Time,
 ) -> State {
@@ -482,6 +513,7 @@ fn promotion(
             view.current(&entry.addr, now).map_or_else(|| entry.replid.clone(), |s| s.replid.clone());
         in_sync.push(InSync { replid, ..entry.clone() });
     }
+    in_sync.extend(further);
     let min_in_sync = view.limits.min_in_sync(old.members.len());
     if in_sync.len() < min_in_sync as usize {
         let unseen = others().filter(|entry| !in_sync.iter().any(|kept| kept.addr == entry.addr));
@@ -496,6 +528,7 @@ fn promotion(
         min_in_sync,
         cold: false,
         floor,
+        from: None,
         phase: Phase::Promoting,
         leader: view.me.clone(),
         reason: because.to_string(),
@@ -505,21 +538,24 @@ fn promotion(
 
 /// R5, second half: promote, then announce and have the others follow at the same time.
 fn finish(view: &View, state: &State, now: Time) -> Decision {
-    let addr = &state.primary.addr;
-    let promoted = view.current(addr, now).filter(|seen| {
-        seen.run_id == state.primary.run_id
-            && matches!(seen.role, Role::Primary { .. })
-            && seen.fence == Fence::At(state.epoch)
-    });
-    let Some(seen) = promoted else {
+    let Some(seen) = is_promoted(view, state, now) else {
         return Decision { steps: vec![promote(view, state)], because: Reason::Promoting };
     };
     let primary = PrimaryRef { replid: seen.replid.clone(), ..state.primary.clone() };
-    let (floor, leader) = (None, view.me.clone());
-    let next = State { primary, floor, phase: Phase::Serving, leader, ..state.clone() };
+    let (floor, from, leader) = (None, None, view.me.clone());
+    let next = State { primary, floor, from, phase: Phase::Serving, leader, ..state.clone() };
     let mut decision = publish(next, true, Reason::Announcing);
     decision.steps.extend(strays(view, state, now));
     decision
+}
+
+/// What the recorded primary says, if it was promoted and stamped under this record.
+pub(crate) fn is_promoted<'a>(view: &'a View, state: &State, now: Time) -> Option<&'a Observation> {
+    view.current(&state.primary.addr, now).filter(|seen| {
+        seen.run_id == state.primary.run_id
+            && matches!(seen.role, Role::Primary { .. })
+            && seen.fence == Fence::At(state.epoch)
+    })
 }
 
 fn promote(view: &View, state: &State) -> Step {
@@ -528,7 +564,7 @@ fn promote(view: &View, state: &State) -> Step {
 }
 
 /// All is decided: stamp what is not stamped, bring back strays, keep the set true (R6), keep the announcement.
-fn settle(view: &View, state: &State, now: Time) -> Decision {
+pub(crate) fn settle(view: &View, state: &State, now: Time) -> Decision {
     let addr = &state.primary.addr;
     let health = view.health(addr, now);
     let Some(primary) = view.current(addr, now).filter(|_| health == Health::Up) else {
@@ -549,6 +585,10 @@ fn settle(view: &View, state: &State, now: Time) -> Decision {
         };
     }
     let mut decision = membership(view, state, primary, now);
+    if view.backends.get(addr).is_some_and(|backend| backend.pause != Pause::No) {
+        // A switchover came to nothing; nothing else gets through before.
+        decision.steps.push(Step::Order { backend: addr.clone(), deed: Deed::Unpause });
+    }
     if primary.fence != Fence::At(state.epoch)
         || view.stamped.is_none()
         || stamps_again(view, state, primary, now)

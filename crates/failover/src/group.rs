@@ -14,9 +14,10 @@ use crate::detector::Trouble;
 use crate::order::{Deed, Order, Refused};
 use crate::request::{self, Asked, Declined, Done, Request};
 use crate::view::{
-    ASK_FOR, Announced, Backend, CONFIRM_WAIT, Limits, Observation, PeerOpinion, Role, Seen, View, follows,
+    ASK_FOR, Announced, Backend, CONFIRM_WAIT, Limits, Observation, Pause, PeerOpinion, Role, Seen, View,
+    follows,
 };
-use crate::{Disqualified, Time, set};
+use crate::{Disqualified, Time, set, switchover};
 
 /// A question is repeated no sooner than this: two round trips on a local network and a turn of the server's loop.
 const ASK_AGAIN: Duration = Duration::from_millis(2);
@@ -326,6 +327,7 @@ impl Group {
         self.view.stamped = None;
         self.view.record_confirmed = false;
         self.view.basis = None;
+        self.view.backends.values_mut().for_each(|b| b.pause = Pause::No); // another monitor may have ended it
         self.look_afresh(now);
         match reign {
             Some(_) => self.actions.push_back(Action::Reread),
@@ -340,8 +342,8 @@ impl Group {
             (Some(_), None, _) => Declined::NoRecord,
             (Some(_), Some(_), Some(_)) => Declined::Busy,
             (Some(_), Some(state), None) => {
-                let promoted = state.promoted;
-                self.view.asked = Some(Asked { number, request, at: now, promoted });
+                let (promoted, primary) = (state.promoted, state.primary.addr.clone());
+                self.view.asked = Some(Asked { number, request, at: now, promoted, primary });
                 return;
             }
         };
@@ -373,7 +375,7 @@ impl Group {
             }
         }
         if self.view.asked.as_ref().is_some_and(|asked| now >= asked.at + request::LIMIT) {
-            self.answer(Err(Declined::TimedOut(self.because.to_string())));
+            self.answer(Err(Declined::TimedOut(request::LIMIT, self.because.to_string())));
         }
     }
 
@@ -543,6 +545,7 @@ impl Group {
         let before = before.map(|seen| &seen.observation);
         if before.is_none_or(|old| old.run_id != observation.run_id) {
             backend.process_since = now;
+            backend.pause = Pause::No;
         }
         let primary_role = |seen: &Observation| matches!(seen.role, Role::Primary { .. });
         if before.is_none_or(|old| primary_role(old) != primary_role(&observation)) {
@@ -608,8 +611,12 @@ impl Group {
             (Some(old), Phase::Promoting) if promoted => {
                 // Nothing was lost where an operator asked for it.
                 let asked = self.view.asked.as_ref().filter(|_| self.fault_at.is_none());
-                let lost = asked
-                    .map(|asked| asked.at)
+                let held = self.view.backends.get(&old.primary.addr).map(|backend| backend.pause);
+                let lost = match held {
+                    Some(Pause::Since(at)) => Some(at), // since then nobody could write
+                    Some(Pause::No | Pause::Perhaps) | None => asked.map(|asked| asked.at),
+                };
+                let lost = lost
                     .or(self.primary_closed)
                     .or_else(|| Some(self.view.backends.get(&old.primary.addr)?.detector.last_byte()));
                 let offset =
@@ -635,13 +642,24 @@ impl Group {
             }
             (Some(old), Phase::Serving) if old.phase == Phase::Promoting => {
                 self.view.basis = None;
-                self.view.last_failover = Some(now);
+                if old.from.is_none() {
+                    // A switchover holds up no failover.
+                    self.view.last_failover = Some(now);
+                }
                 if let Some(mut timeline) = self.timeline.take() {
                     timeline.announced = Some(now);
                     self.actions.push_back(Action::Completed(timeline.clone()));
-                    if matches!(&self.view.asked, Some(asked) if matches!(asked.request, Request::Failover { .. }))
-                    {
-                        self.answer(Ok(Done::FailedOver(Some(timeline))));
+                    let primary = timeline.to.clone();
+                    let done = || Done::FailedOver(Some(timeline));
+                    let outcome = self.view.asked.as_ref().and_then(|asked| match &asked.request {
+                        Request::Failover { .. } => Some(Ok(done())),
+                        Request::Switchover { to } => {
+                            Some(switchover::came_of(asked, to.as_ref(), &primary, done))
+                        }
+                        Request::Add { .. } | Request::Remove { .. } => None,
+                    });
+                    if let Some(outcome) = outcome {
+                        self.answer(outcome);
                     }
                 }
             }
@@ -662,6 +680,7 @@ impl Group {
         if deed == Some(Deed::Attach) {
             backend.attach_ordered = Some(now);
         }
+        backend.pause = paused_by(deed.as_ref(), &outcome, backend.pause, now);
         match outcome {
             Outcome::Done(_) if deed == Some(Deed::Release) => return self.released(true, now),
             Outcome::Done(seen) => {
@@ -778,6 +797,9 @@ impl Group {
         if backend.ordered.is_some() || now < backend.hold_until {
             return;
         }
+        if deed == Deed::Pause {
+            backend.pause = Pause::Perhaps;
+        }
         if deed == Deed::Tick {
             backend.ticked = Some((now, backend.seen.as_ref().map_or(0, |seen| seen.observation.offset)));
         }
@@ -815,6 +837,11 @@ impl Group {
                 b.left_at.map(|at| at + limits.attach_timeout),
                 b.unattached_since.map(|since| since + limits.down_after),
                 b.unattached_since.map(|since| since + set::CALL_AGAIN),
+                Some(b.role_since + switchover::LEVEL_WAIT),
+                match b.pause {
+                    Pause::Since(since) => Some(since + switchover::LEVEL_WAIT),
+                    Pause::No | Pause::Perhaps => None,
+                },
                 Some(b.hold_until),
             ]
         });
@@ -828,8 +855,33 @@ impl Group {
         let cold = cold.and_then(|state| crate::cold::deadline(&self.view, state));
         let failover = self.view.last_failover.map(|last| last + limits.min_interval);
         let asked = self.view.asked.as_ref().map(|asked| asked.at + request::LIMIT);
+        let budget = self.view.asked.as_ref().map(|asked| asked.at + limits.switchover_budget);
+        let switching = (self.because == Reason::Switching).then(|| now + ASK_AGAIN);
         let release = self.view.releasing.as_ref().map(|(_, since)| *since + request::RELEASE_WAIT);
-        let all = backends.chain([Some(self.view.publish_hold), again, mute, cold, failover, asked, release]);
+        let all = backends.chain([
+            Some(self.view.publish_hold),
+            again,
+            mute,
+            cold,
+            failover,
+            asked,
+            budget,
+            switching,
+            release,
+        ]);
         all.flatten().filter(|at| *at > now).min()
+    }
+}
+
+/// Whether a server's writers are held after an order to it ended.
+fn paused_by(deed: Option<&Deed>, outcome: &Outcome, before: Pause, now: Time) -> Pause {
+    match (deed, outcome) {
+        (Some(Deed::Pause), Outcome::Done(_)) => Pause::Since(now),
+        (Some(Deed::Pause), Outcome::Deposed(_) | Outcome::Refused(_)) => Pause::No,
+        (Some(Deed::Unpause | Deed::Stamp | Deed::Promote { .. } | Deed::Attach), Outcome::Done(_)) => {
+            Pause::No
+        }
+        (Some(Deed::Unpause), Outcome::Deposed(_) | Outcome::Refused(_)) => Pause::No, // not ours any more
+        (Some(_) | None, _) => before,
     }
 }

@@ -14,6 +14,7 @@
 //! * [`candidate`]: R4, who may be promoted and why the others may not.
 //! * [`set`]: R6, who leaves the in-sync set, who enters it, and why the others do not.
 //! * [`request`]: R16 and what else an operator asks for.
+//! * [`switchover`]: R15, from a primary that lives, without losing a byte.
 //! * [`order`]: R1, the guard between looking at a server and changing it.
 //! * [`detector`]: R10, what is known of a server that does not answer.
 //! * [`view`]: all that is known now; [`group`]: events to view, decisions to actions, one at a time per server.
@@ -34,6 +35,7 @@ pub mod lead;
 pub mod order;
 pub mod request;
 pub mod set;
+pub mod switchover;
 pub mod view;
 
 pub use candidate::Disqualified;
@@ -44,7 +46,7 @@ pub use group::{Action, Begun, Event, Group, Outcome, PublishOutcome, Stored, Ti
 pub use order::{Command, Deed, Look, Order, Refused, Verdict};
 pub use request::{Declined, Done, Request};
 pub use set::{Outside, Unfit};
-pub use view::{Fence, Limits, MinInSync, Observation, PeerOpinion, Role, View};
+pub use view::{Fence, Limits, MinInSync, Observation, Pause, PeerOpinion, Role, View};
 
 /// A moment on the driver's monotonic clock, as the time since a moment of the driver's choice.
 pub type Time = core::time::Duration;

@@ -1,19 +1,19 @@
 //! R1, the guarded command: whatever changes a Redis server is checked between looking at it and changing it.
 //!
 //! The driver, on one dedicated connection: sends [`Order::prepare`], `WATCH albireo:fence` and the questions of a
-//! [`Look`]; asks [`Order::check`]; for [`Verdict::AskStore`] commits `check(leader), check(state)` in ZooKeeper;
-//! sends the commands in `MULTI ... EXEC`; and whatever happened, sends [`Order::cleanup`] where it had prepared.
-//! A lost connection means: look again. A nil EXEC means: somebody newer acted; look again.
+//! [`Look`]; asks [`Order::check`]; for [`Verdict::AskStore`] commits `check(leader), check(state)` in ZooKeeper; and
+//! sends the commands in `MULTI ... EXEC`. A lost connection means: look again. A nil EXEC means: somebody newer acted; look again.
 
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 
-use topology::{Endpoint, State};
+use topology::{Endpoint, PrimaryRef, State};
 
 use crate::Disqualified;
 use crate::candidate;
+use crate::switchover::PAUSE_MS;
 use crate::view::{Fence, Observation, Role};
 
 /// What is to be done to one server.
@@ -27,7 +27,7 @@ pub enum Deed {
     /// Stamp the recorded primary (R6).
     Stamp,
     /// Have it follow the recorded primary with the current credential; its own clients are cut off if it was a
-    /// primary (R7).
+    /// primary (R7, R15).
     Attach,
     /// Make it read-only again (R5).
     Protect,
@@ -35,6 +35,12 @@ pub enum Deed {
     Detach,
     /// Count up the primary's tick (R14).
     Tick,
+    /// Hold its writers (R15).
+    Pause,
+    /// It is the old primary of a switchover: have it take no write any more, and keep what it holds.
+    Leave,
+    /// Let them go on.
+    Unpause,
     /// It is no member any more: have it follow nobody, and give up the credential (R16).
     Release,
 }
@@ -70,8 +76,8 @@ pub struct Look {
 /// One command for one server. The driver knows how each is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// `CONFIG SET replica-read-only`.
-    ReadOnly(bool),
+    /// `CONFIG SET replica-read-only yes`.
+    ReadOnly,
     /// The ACL user with which replicas of this promotion log in, in memory only; no other user may replicate. A replica
     /// that restarted would come back under the address of the process that it was, and seem to confirm (R3).
     CreateCredential {
@@ -105,10 +111,15 @@ pub enum Command {
     },
     /// `REPLICAOF host port`.
     Follow(Endpoint),
-    /// `SET albireo:fence`.
+    /// Sets `albireo:fence`, by a script: a SET is refused when it is queued at a read-only replica, whatever stands before
+    /// it, and a replica that takes writes, if only until its promotion, takes those of a stale view too.
     Stamp(u64),
     /// `CLIENT KILL TYPE normal` and `pubsub`.
     CutClients,
+    /// `CLIENT PAUSE ... WRITE`, for so many milliseconds.
+    Pause(u32),
+    /// `CLIENT UNPAUSE`.
+    Unpause,
 }
 
 /// What is to be done after the look.
@@ -164,18 +175,22 @@ impl fmt::Display for Refused {
 }
 
 impl Order {
-    /// What is sent before the WATCH: a SET queued in MULTI on a replica is refused while it is read-only.
+    /// What is sent before the WATCH: an EXEC that stamps is held like any other writer while somebody's switchover holds
+    /// them. Whoever waits at a replica is refused then; nothing may ever be written there.
     pub fn prepare(&self) -> Option<Command> {
-        matches!(self.deed, Deed::Promote { .. }).then_some(Command::ReadOnly(false))
+        matches!(self.deed, Deed::Promote { .. } | Deed::Stamp).then_some(Command::Unpause)
     }
 
-    /// What is sent on every exit once [`Order::prepare`] was sent.
-    pub fn cleanup(&self) -> Option<Command> {
-        self.prepare().map(|_| Command::ReadOnly(true))
+    /// The old primary of a switchover, if this is its server.
+    fn left(&self) -> Option<&PrimaryRef> {
+        self.record.from.as_ref().filter(|from| from.addr == self.backend)
     }
 
     /// The process that must answer, where one is recorded: for the primary and for members of the set.
     pub fn expected_run_id(&self) -> Option<&str> {
+        if let Some(from) = self.left().filter(|_| matches!(self.deed, Deed::Pause | Deed::Leave)) {
+            return Some(&from.run_id);
+        }
         if matches!(self.deed, Deed::Detach | Deed::Release) {
             return None; // R14: the processes that are recorded are gone. R16: it is not recorded any more
         }
@@ -214,6 +229,12 @@ impl Order {
             Deed::Stamp => Err(Refused::OtherRole),
             Deed::Tick if here && is_primary => Ok(vec![Command::Tick { anew: look.seen.tick.is_none() }]),
             Deed::Tick => Err(Refused::OtherRole),
+            Deed::Pause if is_primary && (here || self.left().is_some()) => {
+                Ok(vec![Command::Pause(PAUSE_MS)])
+            }
+            Deed::Leave if is_primary && self.left().is_some() => Ok(vec![Command::Detach]),
+            Deed::Pause | Deed::Leave => Err(Refused::OtherRole),
+            Deed::Unpause => Ok(vec![Command::Unpause]),
             Deed::Detach | Deed::Release if is_primary => Ok(Vec::new()),
             Deed::Release if here => Err(Refused::OtherRole),
             Deed::Release => Ok(vec![Command::UseLogin(self.record.primary.addr.clone()), Command::Detach]),
@@ -221,7 +242,7 @@ impl Order {
             Deed::Attach | Deed::Protect if here => Err(Refused::OtherRole),
             Deed::Attach => self.attach(is_primary, look),
             Deed::Protect if is_primary => Err(Refused::OtherRole),
-            Deed::Protect => Ok(vec![Command::ReadOnly(true)]),
+            Deed::Protect => Ok(vec![Command::ReadOnly]),
         }
     }
 
@@ -246,9 +267,8 @@ impl Order {
     }
 
     fn stamp(&self, look: &Look) -> Vec<Command> {
-        // Read-only again: a promotion may find that its predecessor promoted and did not get to the end.
         let epoch = self.record.epoch;
-        let mut commands = vec![Command::Stamp(epoch), Command::KeepBacklog, Command::ReadOnly(true)];
+        let mut commands = vec![Command::Stamp(epoch), Command::KeepBacklog, Command::ReadOnly];
         if self.restart_guard {
             let (promoted, run_id) = self.credential();
             commands.push(Command::CreateCredential { promoted, run_id });
@@ -276,9 +296,10 @@ impl Order {
         if is_calling(&look.seen.role, &self.record.primary.addr) {
             commands.push(Command::Detach);
         }
-        commands.extend([Command::Follow(self.record.primary.addr.clone()), Command::ReadOnly(true)]);
-        if is_primary {
-            commands.push(Command::CutClients);
+        commands.extend([Command::Follow(self.record.primary.addr.clone()), Command::ReadOnly]);
+        // One that follows nobody may have been a primary a moment ago (R15).
+        if is_primary || matches!(look.seen.role, Role::Replica { source: None, .. }) {
+            commands.extend([Command::CutClients, Command::Unpause]);
         }
         Ok(commands)
     }

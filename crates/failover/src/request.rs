@@ -43,6 +43,11 @@ pub enum Request {
         /// Also one that may lack acknowledged writes, if the primary is lost and nobody else can.
         accept_loss: bool,
     },
+    /// A replica takes over from a primary that lives, without any loss (R15).
+    Switchover {
+        /// Which; else the best one.
+        to: Option<Endpoint>,
+    },
 }
 
 /// A request under way.
@@ -56,6 +61,8 @@ pub struct Asked {
     pub at: Time,
     /// The last promotion when it was asked.
     pub promoted: u64,
+    /// The primary then.
+    pub primary: Endpoint,
 }
 
 /// What was done.
@@ -100,8 +107,18 @@ pub enum Declined {
     Unfit(Endpoint, &'static str),
     /// Nobody can be promoted even with a loss; every member with the reason.
     NobodyFit(Vec<(Endpoint, &'static str)>),
-    /// Not done within [`LIMIT`]; the words say what it waited for.
-    TimedOut(String),
+    /// It is the primary already.
+    AlreadyPrimary(Endpoint),
+    /// These are in no state for a switchover.
+    Unready(Vec<(Endpoint, &'static str)>),
+    /// It did not get the last bytes of the primary in time; so many were missing, if that is known.
+    NotLevel(Endpoint, Option<u64>),
+    /// Not every byte had arrived, so the old primary goes on.
+    GivenBack(Endpoint),
+    /// This one is primary meanwhile.
+    Overtaken(Endpoint),
+    /// Not done within this time; the words say what it waited for.
+    TimedOut(Duration, String),
 }
 
 impl Declined {
@@ -112,8 +129,17 @@ impl Declined {
             | Self::TooFew { .. }
             | Self::NobodyEligible(_)
             | Self::Unfit(..)
-            | Self::NobodyFit(_) => true,
-            Self::NotLeading | Self::Busy | Self::NoRecord | Self::NoMember(_) | Self::TimedOut(_) => false,
+            | Self::NobodyFit(_)
+            | Self::Unready(_)
+            | Self::NotLevel(..)
+            | Self::GivenBack(_) => true,
+            Self::NotLeading
+            | Self::Busy
+            | Self::NoRecord
+            | Self::NoMember(_)
+            | Self::AlreadyPrimary(_)
+            | Self::Overtaken(_)
+            | Self::TimedOut(..) => false,
         }
     }
 }
@@ -143,7 +169,25 @@ impl fmt::Display for Declined {
                 f.write_str("no member can take over, not even with a loss:")?;
                 verdicts.iter().try_for_each(|(addr, why)| write!(f, " {addr} ({why})"))
             }
-            Self::TimedOut(why) => write!(f, "not done within {} s: {why}", LIMIT.as_secs()),
+            Self::AlreadyPrimary(addr) => write!(f, "{addr} is the primary already"),
+            Self::Unready(verdicts) => {
+                f.write_str("nothing was changed; not in a state for a switchover:")?;
+                verdicts.iter().try_for_each(|(addr, why)| write!(f, " {addr} ({why})"))
+            }
+            Self::NotLevel(addr, Some(bytes)) => {
+                write!(f, "nothing was changed: {addr} lacks {bytes} bytes and did not catch up in time")
+            }
+            Self::NotLevel(addr, None) => {
+                write!(f, "nothing was changed: {addr} did not say in time what it holds")
+            }
+            Self::GivenBack(addr) => {
+                write!(
+                    f,
+                    "not every byte had arrived at the new primary; {addr} is primary again, and nothing is lost"
+                )
+            }
+            Self::Overtaken(addr) => write!(f, "{addr} became primary meanwhile"),
+            Self::TimedOut(limit, why) => write!(f, "not done within {} ms: {why}", limit.as_millis()),
         }
     }
 }
@@ -153,7 +197,7 @@ pub(crate) fn members(view: &View, state: &State, primary: &Observation, now: Ti
     match &view.asked.as_ref()?.request {
         Request::Add { addr, overwrite } => Some(add(state, addr, *overwrite)),
         Request::Remove { addr } => remove(view, state, primary, addr, now),
-        Request::Failover { .. } => None,
+        Request::Failover { .. } | Request::Switchover { .. } => None,
     }
 }
 

@@ -41,6 +41,8 @@ pub struct Limits {
     pub restart_guard: bool,
     /// Between two completed failovers.
     pub min_interval: Duration,
+    /// R15: for a planned switchover until it is published.
+    pub switchover_budget: Duration,
     /// How long a step that failed is left alone.
     pub retry_after: Duration,
     /// R14: who decides from which server a group starts that was restarted as a whole.
@@ -70,6 +72,7 @@ impl Default for Limits {
             priority: BTreeMap::new(),
             restart_guard: true,
             min_interval: Duration::from_secs(1),
+            switchover_budget: Duration::from_secs(1),
             retry_after: Duration::from_millis(50),
             cold_start: ColdStart::Best,
             cold_wait: Duration::from_secs(5),
@@ -180,10 +183,23 @@ pub struct Backend {
     pub stale_until: Time,
     /// A look at it is under way since then.
     pub asked_at: Option<Time>,
+    /// R15: whether its writers are held.
+    pub pause: Pause,
     /// When its tick was last counted up by this monitor, and its offset afterwards.
     pub ticked: Option<(Time, u64)>,
     /// Why the last order was not carried out; for status.
     pub refused: Option<String>,
+}
+
+/// Whether the writers of a server are held by this monitor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pause {
+    /// No.
+    No,
+    /// It was told to, and has not answered.
+    Perhaps,
+    /// Since then.
+    Since(Time),
 }
 
 /// An answer, and when it was asked for.
@@ -216,6 +232,7 @@ impl Backend {
             hold_until: Time::ZERO,
             stale_until: Time::ZERO,
             asked_at: None,
+            pause: Pause::No,
             ticked: None,
             refused: None,
         }

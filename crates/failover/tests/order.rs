@@ -23,13 +23,13 @@ fn promote() -> Order {
     order("b", Deed::Promote { basis: Some(record()) }, promoting())
 }
 
-const STAMP_4: &str = "stamp 4, keep backlog, read-only true, create user 4 b0";
+const STAMP_4: &str = "stamp 4, keep backlog, read-only, create user 4 b0";
 
 #[test]
 fn every_deed_with_every_fence() {
     let b = || replica("b", "a", false, 100);
     let c = || replica("c", "a", false, 100);
-    let attach = "use user 4 b0, follow b, read-only true";
+    let attach = "use user 4 b0, follow b, read-only";
     let rows: [(&str, Order, Observation, [String; 5]); 4] = [
         (
             "promote",
@@ -73,9 +73,9 @@ fn every_deed_with_every_fence() {
             c(),
             [
                 "deposed by 5".into(),
-                "read-only true".into(),
-                "read-only true".into(),
-                "ask the store: read-only true".into(),
+                "read-only".into(),
+                "read-only".into(),
+                "ask the store: read-only".into(),
                 "FenceUnreadable".into(),
             ],
         ),
@@ -128,19 +128,18 @@ fn a_promotion_looks_at_r4_again_under_the_record_before() {
 }
 
 #[test]
-fn promotion_and_stamp_are_one_step_and_end_read_only() {
+fn promotion_and_stamp_are_one_step() {
     let Verdict::Exec(commands) = promote().check(&with(Fence::At(3), replica("b", "a", false, 100))) else {
         panic!("not carried out");
     };
     let place = |wanted: &Command| commands.iter().position(|c| c == wanted);
     assert!(place(&Command::BecomePrimary) < place(&Command::Stamp(4)));
-    assert!(commands.contains(&Command::ReadOnly(true)));
-    assert_eq!(promote().prepare(), Some(Command::ReadOnly(false)));
-    assert_eq!(promote().cleanup(), Some(Command::ReadOnly(true)));
+    assert!(commands.contains(&Command::ReadOnly));
+    assert_eq!(promote().prepare(), Some(Command::Unpause));
     // Somebody promoted it already: prepared in vain, and still read-only at the end.
     let again = promote().check(&with(Fence::At(4), primary("b", 100)));
     assert_eq!(word(again), STAMP_4);
-    for deed in [Deed::Stamp, Deed::Attach, Deed::Protect] {
+    for deed in [Deed::Attach, Deed::Protect, Deed::Pause] {
         assert_eq!(order("c", deed, record()).prepare(), None);
     }
 }
@@ -173,18 +172,18 @@ fn a_stranger_with_data_is_not_overwritten() {
     let attach = order("c", Deed::Attach, state.clone());
     let seen = |holds_data| Look { seen: primary("c", 10), holds_data, guarded: false };
     assert_eq!(attach.check(&seen(true)), Verdict::Refused(Refused::HoldsData));
-    let attached = "use user 1 a0, follow a, read-only true, cut clients";
+    let attached = "use user 1 a0, follow a, read-only, cut clients, unpause";
     assert_eq!(word(attach.check(&seen(false))), attached);
     state.adopted.push(at("c"));
     assert_eq!(word(order("c", Deed::Attach, state).check(&seen(true))), attached, "it belonged to us once");
     // A replica's data came from its primary.
     let replica = Look { seen: replica("c", "b", true, 10), holds_data: true, guarded: false };
-    assert_eq!(word(attach.check(&replica)), "use user 1 a0, follow a, read-only true");
+    assert_eq!(word(attach.check(&replica)), "use user 1 a0, follow a, read-only");
     let unguarded = Order { restart_guard: false, ..attach };
     // The guard was on once: a user that no primary knows any more would keep the replica out for ever.
-    assert_eq!(word(unguarded.check(&replica)), "use login of a, follow a, read-only true");
+    assert_eq!(word(unguarded.check(&replica)), "use login of a, follow a, read-only");
     let plain = Look { seen: Observation { credential: None, ..replica.seen.clone() }, ..replica };
-    assert_eq!(word(unguarded.check(&plain)), "follow a, read-only true");
+    assert_eq!(word(unguarded.check(&plain)), "follow a, read-only");
 }
 
 /// A primary that knows a credential lets in nobody else; when the guard is switched off, it has to again.
@@ -192,8 +191,8 @@ fn a_stranger_with_data_is_not_overwritten() {
 fn the_door_is_opened_where_the_guard_is_off() {
     let stamp = Order { restart_guard: false, ..order("b", Deed::Stamp, promoting()) };
     for (guarded, expected) in [
-        (true, "stamp 4, keep backlog, read-only true, open to replicas"),
-        (false, "stamp 4, keep backlog, read-only true"),
+        (true, "stamp 4, keep backlog, read-only, open to replicas"),
+        (false, "stamp 4, keep backlog, read-only"),
     ] {
         assert_eq!(word(stamp.check(&Look { guarded, ..look(primary("b", 100)) })), expected);
     }
@@ -211,9 +210,9 @@ fn a_tick_that_is_no_number_begins_anew() {
 fn whoever_is_calling_the_primary_already_begins_anew() {
     let attach = order("c", Deed::Attach, promoting());
     for (source, link_up, expected) in [
-        ("b", false, "use user 4 b0, detach, follow b, read-only true"),
-        ("b", true, "use user 4 b0, follow b, read-only true"),
-        ("a", false, "use user 4 b0, follow b, read-only true"),
+        ("b", false, "use user 4 b0, detach, follow b, read-only"),
+        ("b", true, "use user 4 b0, follow b, read-only"),
+        ("a", false, "use user 4 b0, follow b, read-only"),
     ] {
         assert_eq!(word(attach.check(&look(replica("c", source, link_up, 100)))), expected);
     }

@@ -2,10 +2,9 @@
 
 mod common;
 
-use common::{Scene, at, entry, primary, record, replica};
+use common::{Scene, at, detached, entry, primary, record, replica};
 use failover::{
-    Event, Fence, Limits, MinInSync, Observation, Outcome, PeerOpinion, Reason, Refused, Request, Role,
-    decide,
+    Event, Fence, Limits, MinInSync, Observation, Outcome, PeerOpinion, Reason, Refused, Request, decide,
 };
 use topology::{Phase, State};
 
@@ -42,11 +41,6 @@ fn calm_with(limits: Limits, state: State) -> Scene {
 fn stamped(scene: &mut Scene) {
     scene.ordered("a", Outcome::Done(None));
     scene.all_answer();
-}
-
-fn detached(name: &str) -> Observation {
-    let role = Role::Replica { source: None, link_up: false, syncing: false };
-    Observation { role, fence: Fence::At(3), tick: Some(7), ..replica(name, "a", false, 100) }
 }
 
 #[test]
@@ -175,7 +169,7 @@ fn one_at_a_time_and_not_for_ever() {
     assert_eq!(scene.acts(), [""; 0]);
     scene.pass(200);
     let acts = scene.acts();
-    assert!(acts.len() == 1 && acts[0].starts_with("answer 1: not done within 10 s: "), "{acts:?}");
+    assert!(acts.len() == 1 && acts[0].starts_with("answer 1: not done within 10000 ms: "), "{acts:?}");
     ask(&mut scene, remove("c"));
     scene.event(Event::Reign(None));
     assert!(scene.acts().contains(&"answer 1: this monitor does not lead".into()));
@@ -243,7 +237,7 @@ fn a_loss_is_accepted_only_by_name() {
     let next = scene.published_last().expect("a publication");
     assert_eq!((next.epoch, next.promoted, &next.primary.addr, next.cold), (4, 4, &at("c"), true));
     assert!(next.in_sync.is_empty());
-    assert!(next.reason.starts_with("loss accepted by an operator: a:1 (no answer), b:1 (fence 3, tick 7)"));
+    assert!(next.reason.starts_with("loss accepted by an operator: a:1 (no answer), b:1 (fence 3, tick 9)"));
 }
 
 /// Somebody who holds everything is there: nothing has to be given up.

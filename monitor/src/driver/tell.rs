@@ -133,7 +133,8 @@ impl Driver {
         let phases = phases_ms(timeline);
         self.hook_failover(name, timeline, &phases);
         let from = timeline.from.as_ref().map_or("an unknown primary".to_owned(), ToString::to_string);
-        let what = if short.starts_with("cold start") { "cold start" } else { "failover" };
+        let what = ["cold start", "switchover"].into_iter().find(|what| short.starts_with(what));
+        let what = what.unwrap_or("failover");
         let begun = if timeline.begun.is_some() { "" } else { "; another monitor began it" };
         info!(
             service = name,
@@ -183,7 +184,7 @@ fn tell_reason(service: &mut Service, reason: &Reason, now: Time) {
     let level = loudness(reason);
     // Each failover is an occasion of its own, however much it is like the one before.
     let epoch = match reason {
-        Reason::Failover(..) | Reason::ColdStart(_) => {
+        Reason::Failover(..) | Reason::ColdStart(_) | Reason::Switchover(_) => {
             service.group.view().state().map_or(0, |state| state.epoch)
         }
         _ => 0,
@@ -264,12 +265,17 @@ pub(super) fn acted(service: &mut Service, order: &Order, now: Time) {
             info!(service = name, epoch = order.record.epoch, "promoted {primary}")
         }
         failover::Deed::Stamp => debug!(service = name, epoch = order.record.epoch, "stamped {primary}"),
+        failover::Deed::Leave => {
+            info!(service = name, "{} takes no write any more: {primary} takes over", order.backend)
+        }
         failover::Deed::Detach => {
             info!(service = name, "{} follows nobody now, and keeps what it holds", order.backend)
         }
         failover::Deed::Release => {
             info!(service = name, "{} is no member any more, and follows nobody", order.backend)
         }
+        failover::Deed::Pause => debug!(service = name, "holds the writers of {}", order.backend),
+        failover::Deed::Unpause => debug!(service = name, "the writers of {} go on", order.backend),
         failover::Deed::Tick => trace!(service = name, "counted up the tick of {primary}"),
         failover::Deed::Protect => info!(service = name, "{} is read-only again", order.backend),
     }
@@ -330,7 +336,7 @@ pub(super) fn not_published(service: &mut Service, epoch: u64, error: &PublishEr
 #[allow(clippy::wildcard_enum_match_arm)] // of `Health`: only a server that answers with an error is worth a warning
 fn loudness(reason: &Reason) -> Level {
     match reason {
-        Reason::Failover(..) => Level::INFO,
+        Reason::Failover(..) | Reason::Switchover(_) => Level::INFO,
         Reason::PrimaryTroubled(Health::Suspect | Health::Unknown | Health::Up)
         | Reason::Healthy
         | Reason::StoreAway(None)
@@ -344,6 +350,7 @@ fn loudness(reason: &Reason) -> Level {
         | Reason::Growing(_)
         | Reason::Adopting(_)
         | Reason::Adding(_)
+        | Reason::Switching
         | Reason::Removing(_)
         | Reason::Shrinking(_) => Level::DEBUG,
         Reason::PrimaryTroubled(_)
@@ -358,6 +365,7 @@ fn loudness(reason: &Reason) -> Level {
         | Reason::Deposed(_)
         | Reason::ColdStart(_)
         | Reason::LossAccepted(_)
+        | Reason::GivenBack(_)
         | Reason::ColdStartWaits(Wait::Loading(_) | Wait::Settling)
         | Reason::AnnouncementRestored(_) => Level::WARN,
         Reason::RecordDamaged | Reason::NobodyEligible(_) | Reason::ColdStartWaits(_) => Level::ERROR,

@@ -246,7 +246,7 @@ async fn linger(mut stream: TcpStream) -> io::Result<()> {
 async fn failover(name: &str, desk: &Desk) -> Reply {
     info!(service = name, "a Sentinel client asks for a failover");
     let (answer, mut answered) = oneshot::channel();
-    let request = Request::Failover { to: None, accept_loss: false };
+    let request = Request::Switchover { to: None };
     let stopping = || Reply::error("ERR this monitor is stopping");
     if desk.driver.send(Input::Request(name.to_owned(), request, answer)).is_err() {
         return stopping();
@@ -285,8 +285,13 @@ fn refusal(declined: &Declined) -> Reply {
         | Declined::TooFew { .. }
         | Declined::NobodyEligible(_)
         | Declined::Unfit(..)
-        | Declined::NobodyFit(_) => Reply::error(format!("NOGOODSLAVE {declined}")),
-        Declined::TimedOut(_) => Reply::error(format!("ERR {declined}")),
+        | Declined::NobodyFit(_)
+        | Declined::AlreadyPrimary(_)
+        | Declined::Unready(_)
+        | Declined::NotLevel(..)
+        | Declined::GivenBack(_)
+        | Declined::Overtaken(_) => Reply::error(format!("NOGOODSLAVE {declined}")),
+        Declined::TimedOut(..) => Reply::error(format!("ERR {declined}")),
     }
 }
 
@@ -411,10 +416,7 @@ mod tests {
         for (outcome, expected) in cases {
             let mut client = open(addr, "SENTINEL failover posts\r\n");
             let Some(Input::Request(name, request, answer)) = inbox.blocking_recv() else { panic!() };
-            assert_eq!(
-                (name.as_str(), request),
-                ("posts", Request::Failover { to: None, accept_loss: false })
-            );
+            assert_eq!((name.as_str(), request), ("posts", Request::Switchover { to: None }));
             answer.send(outcome).unwrap();
             let said = read_until(&mut client, "\r\n");
             assert!(said.starts_with(expected), "{said}");

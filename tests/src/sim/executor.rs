@@ -95,7 +95,7 @@ impl Sim {
             return self.order_ends(at, server, Outcome::Refused(Refused::OtherProcess));
         }
         executor.serial += 1;
-        let (serial, prepare) = (executor.serial, running.order.prepare().is_some());
+        let (serial, prepare) = (executor.serial, running.order.prepare());
         self.start(at, limit, Timer::OrderOver { server, serial });
         let watch = !matches!(flaw, Some(Flaw::NoWatch | Flaw::IgnoreFence));
         self.send(conn, OPENER, Body::ToServer(ToServer::Look { prepare, watch }));
@@ -162,7 +162,6 @@ impl Sim {
             }
             FromServer::Loading => self.tidy(at, server, Outcome::Rejected("LOADING".into())),
             FromServer::NilExec => self.tidy(at, server, Outcome::Raced),
-            FromServer::Rejected(why) => self.tidy(at, server, Outcome::Rejected(why.into())),
             FromServer::Tidied => {
                 let outcome = self.executor(at, server).running.as_mut().and_then(|r| r.outcome.take());
                 if let Some(outcome) = outcome {
@@ -256,15 +255,13 @@ impl Sim {
         self.executor(at, server).resend = Some((order, commands));
     }
 
-    /// UNWATCH, and whatever the order wants on every exit.
+    /// UNWATCH.
     fn tidy(&mut self, at: usize, server: usize, outcome: Outcome) {
         let executor = self.executor(at, server);
         let (Some(running), Some((conn, _))) = (&mut executor.running, &executor.link) else { return };
-        let done = matches!(outcome, Outcome::Done(_));
-        let read_only = !done && running.order.cleanup().is_some();
         running.outcome = Some(outcome);
         let conn = *conn;
-        self.send(conn, OPENER, Body::ToServer(ToServer::Tidy { read_only }));
+        self.send(conn, OPENER, Body::ToServer(ToServer::Tidy));
     }
 
     fn order_ends(&mut self, at: usize, server: usize, outcome: Outcome) {
@@ -289,6 +286,9 @@ fn word(deed: &Deed, outcome: &Outcome) -> String {
         Deed::Detach => "detach",
         Deed::Release => "release",
         Deed::Tick => "tick",
+        Deed::Pause => "pause",
+        Deed::Leave => "leave",
+        Deed::Unpause => "unpause",
     };
     match outcome {
         Outcome::Done(_) => format!("{deed} done"),

@@ -64,8 +64,6 @@ pub enum Flaw {
     NoRecheck,
     /// R5: the promotion in one step, its stamp in another.
     SplitPromotion,
-    /// R5: a promoted server is left without `replica-read-only`.
-    LeavesWritable,
     /// R5: a promotion raises the `since` of the others.
     SinceRaised,
     /// R5: the serving publication evicts somebody.
@@ -120,6 +118,10 @@ pub enum Flaw {
     NoDetachFirst,
     /// R14: nobody counts the tick up.
     NeverTicks,
+    /// R15: the old primary is not detached before the new one is promoted.
+    NeverDetaches,
+    /// R15: what the old primary held in the end is not compared.
+    BlindToTheEnd,
     /// R16: a member leaves the set and the group in one publication.
     RemovesAtOnce,
     /// R16: a member leaves the group before the primary is stamped without it.
@@ -206,7 +208,6 @@ impl Flaw {
         Self::SyncingIsFine,
         Self::NoRecheck,
         Self::SplitPromotion,
-        Self::LeavesWritable,
         Self::SinceRaised,
         Self::EvictsWhileServing,
         Self::RereadsRunId,
@@ -234,6 +235,8 @@ impl Flaw {
         Self::ColdByFence,
         Self::NoDetachFirst,
         Self::NeverTicks,
+        Self::NeverDetaches,
+        Self::BlindToTheEnd,
         Self::RemovesAtOnce,
         Self::RemovesUnstamped,
         Self::RemovesTheLast,
@@ -284,20 +287,26 @@ impl Flaw {
         )
     }
 
-    /// It breaks R16, so that somebody has to ask.
+    /// It breaks R15.
+    pub(super) fn is_of_switchover(self) -> bool {
+        matches!(self, Self::NeverDetaches | Self::BlindToTheEnd)
+    }
+
+    /// It breaks R15 or R16, so that somebody has to ask.
     pub(super) fn is_of_members(self) -> bool {
         use Flaw as F;
-        matches!(
-            self,
-            F::RemovesAtOnce
-                | F::RemovesUnstamped
-                | F::RemovesTheLast
-                | F::GrowsWithoutEpoch
-                | F::CountsTheAdded
-                | F::EvictionCountsTheAdded
-                | F::NeverReleases
-                | F::StaysAdopted
-        )
+        self.is_of_switchover()
+            || matches!(
+                self,
+                F::RemovesAtOnce
+                    | F::RemovesUnstamped
+                    | F::RemovesTheLast
+                    | F::GrowsWithoutEpoch
+                    | F::CountsTheAdded
+                    | F::EvictionCountsTheAdded
+                    | F::NeverReleases
+                    | F::StaysAdopted
+            )
     }
 
     /// What hardly ever comes together by chance is brought about more often.
@@ -357,6 +366,7 @@ impl Sim {
         };
         let addr = &self.servers[server].addr;
         let entry = state.in_sync(addr);
+        self.flawed_end(at, server, &mut seen);
         match flaw {
             Flaw::AnyRunId => {
                 let primary = (state.primary.addr == *addr).then_some(&state.primary.run_id);
@@ -645,7 +655,6 @@ impl Sim {
         commands.retain(|command| match self.flaw {
             Some(Flaw::SplitPromotion) => !(promotes && matches!(command, Command::Stamp(_))),
             Some(Flaw::NeverStamps) => promotes || !matches!(command, Command::Stamp(_)),
-            Some(Flaw::LeavesWritable) => *command != Command::ReadOnly(true),
             Some(Flaw::ForgetsHistory) => *command != Command::KeepBacklog,
             Some(Flaw::KeepsClients) => *command != Command::CutClients,
             Some(Flaw::NeverTicks) => !matches!(command, Command::Tick { .. }),

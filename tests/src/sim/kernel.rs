@@ -76,6 +76,11 @@ pub(super) enum Event {
         order: Box<failover::Order>,
         commands: Vec<failover::Command>,
     },
+    /// The time for which writers were held is over.
+    WritersGoOn {
+        server: usize,
+        run: u32,
+    },
     /// A paused server goes on.
     ServerResumes {
         server: usize,
@@ -368,6 +373,11 @@ impl Sim {
             Event::RestOfExec { server, run, conn, order, commands } => {
                 if self.servers[server].up && self.servers[server].run == run {
                     self.rest_of_exec(server, conn, order, commands);
+                }
+            }
+            Event::WritersGoOn { server, run } => {
+                if self.servers[server].up && self.servers[server].run == run {
+                    self.writers_go_on(server);
                 }
             }
             Event::ServerResumes { server, pause } => self.server_resumes(server, pause),

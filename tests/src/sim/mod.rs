@@ -39,6 +39,7 @@ mod probe;
 mod redis;
 mod settle;
 mod store;
+mod switchover;
 
 pub use flaw::Flaw;
 use kernel::Sim;
@@ -125,6 +126,10 @@ pub struct Counts {
     pub removed: u64,
     /// Failovers that were asked for.
     pub handed: u64,
+    /// Times that writers were held for a switchover.
+    pub held: u64,
+    /// Promotions under a record that names a primary that is left.
+    pub switched: u64,
     /// Requests declined.
     pub declined: u64,
     /// Servers attached by a monitor that had stood still, after they had been removed.
@@ -161,6 +166,8 @@ impl Counts {
         self.added += other.added;
         self.removed += other.removed;
         self.handed += other.handed;
+        self.held += other.held;
+        self.switched += other.switched;
         self.declined += other.declined;
         self.strayed += other.strayed;
         self.healing_ms = self.healing_ms.max(other.healing_ms);

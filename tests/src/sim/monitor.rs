@@ -684,6 +684,9 @@ fn deed(order: &failover::Order) -> &'static str {
         failover::Deed::Detach => "detach",
         failover::Deed::Release => "release",
         failover::Deed::Tick => "tick",
+        failover::Deed::Pause => "pause",
+        failover::Deed::Leave => "leave",
+        failover::Deed::Unpause => "unpause",
     }
 }
 

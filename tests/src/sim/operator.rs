@@ -15,6 +15,7 @@ use failover::request::{Declined, Done};
 use failover::{Command, Deed, Event as GroupEvent, Order, Request};
 use topology::{Endpoint, Phase, State};
 
+use super::flaw::Flaw;
 use super::kernel::{Event, MS, Sim, Us, say};
 use super::monitor::Timer;
 use super::redis::{Keeps, index};
@@ -105,6 +106,9 @@ impl Sim {
         let (members, strangers): (Vec<Endpoint>, Vec<Endpoint>) =
             all.iter().cloned().partition(|addr| state.members.contains(addr));
         let others: Vec<Endpoint> = members.into_iter().filter(|addr| *addr != state.primary.addr).collect();
+        if self.flaw.is_some_and(Flaw::is_of_switchover) {
+            return Some(Request::Switchover { to: None });
+        }
         Some(match self.desk.rng.u8(0..8) {
             0..3 => {
                 let some = if self.desk.one_in(8) { &all } else { &others };
@@ -120,7 +124,10 @@ impl Sim {
             }
             _ => {
                 let to = if self.desk.one_in(2) { None } else { self.desk.one_of(&all) };
-                Request::Failover { to, accept_loss: false }
+                match self.desk.one_in(3) {
+                    true => Request::Failover { to, accept_loss: false },
+                    false => Request::Switchover { to },
+                }
             }
         })
     }
@@ -187,7 +194,7 @@ impl Sim {
                 }
                 if released { self.release_error(&state, addr, inquiry.at) } else { None }
             }
-            (Request::Failover { .. }, Done::FailedOver(_)) => {
+            (Request::Failover { .. } | Request::Switchover { .. }, Done::FailedOver(_)) => {
                 self.counts.handed += 1;
                 (state.promoted < inquiry.promotion).then(|| "nobody was promoted".into())
             }

@@ -235,7 +235,7 @@ fn cold_step_error(new: &State) -> Option<String> {
 }
 
 /// What a new epoch may change: a promotion takes one of the set; an entry keeps its process and its `since`; who
-/// enters does so with this epoch.
+/// enters does so with this epoch, or was the primary of a switchover.
 fn step_error(old: &State, new: &State) -> Option<String> {
     let promotes = new.promoted == new.epoch;
     if promotes {
@@ -256,7 +256,15 @@ fn step_error(old: &State, new: &State) -> Option<String> {
         let kept =
             old.in_sync(&entry.addr).is_some_and(|e| e.run_id == entry.run_id && e.since == entry.since);
         let entered = !promotes && old.in_sync(&entry.addr).is_none() && entry.since == new.epoch;
-        if !kept && !entered {
+        // R15: whoever is left, or is given back from, stays under what it was stamped with.
+        let left = promotes
+            && entry.run_id == old.primary.run_id
+            && match (&new.from, &old.from) {
+                (Some(from), _) => from.run_id == entry.run_id && entry.since == old.epoch,
+                (None, Some(_)) => entry.since < old.epoch,
+                (None, None) => false,
+            };
+        if !kept && !entered && !left {
             return Some(format!(
                 "epoch {}: the entry of {} is neither kept nor new",
                 new.epoch, entry.run_id

@@ -10,6 +10,7 @@ use topology::Endpoint;
 use super::flaw::Flaw;
 use super::kernel::{Event, MS, Sim, Us, say};
 use super::net::{ACCEPTOR, Body, ConnId, Node, OPENER, Purpose};
+use super::switchover::Writers;
 
 /// A set of small numbers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -203,6 +204,8 @@ pub(super) struct Server {
     pub(super) able_before: Us,
     /// It was told to follow nobody (R2).
     pub(super) detached: bool,
+    /// R15: whoever wants to write may have to wait.
+    pub(super) writers: Writers,
     /// Its file names nobody to follow.
     alone: bool,
     /// It was told to follow nobody, for it is no member any more (R16); and was told to follow somebody all the same.
@@ -237,7 +240,7 @@ pub(super) enum ToServer {
         asked: Us,
     },
     Look {
-        prepare: bool,
+        prepare: Option<Command>,
         watch: bool,
     },
     Exec {
@@ -245,9 +248,7 @@ pub(super) enum ToServer {
         commands: Vec<Command>,
         watch: bool,
     },
-    Tidy {
-        read_only: bool,
-    },
+    Tidy,
     Script(Rc<Call>),
     Get {
         key: u8,
@@ -283,7 +284,6 @@ pub(super) enum FromServer {
     Looked(Box<Look>),
     Executed(Box<Observation>),
     NilExec,
-    Rejected(&'static str),
     /// It reads its data from disk, and answers nothing else.
     Loading,
     Tidied,
@@ -336,6 +336,7 @@ impl Server {
             able_until: 0,
             able_before: 0,
             detached: false,
+            writers: Writers::default(),
             alone: false,
             released: false,
             strayed: false,
@@ -415,6 +416,7 @@ impl Sim {
         s.run += 1;
         s.inbox.clear();
         s.rows.clear();
+        s.writers = Writers::default();
         self.oracle.dirty = true;
         self.close_all(Node::Server(at));
     }
@@ -699,19 +701,18 @@ impl Sim {
         if self.now < self.servers[at].loading_until {
             return match request {
                 ToServer::Psync { .. } | ToServer::Ack(_) => self.close(conn, ACCEPTOR),
-                ToServer::Tidy { .. } => self.answer(conn, FromServer::Tidied),
+                ToServer::Tidy => self.answer(conn, FromServer::Tidied),
                 _ => self.answer(conn, FromServer::Loading),
             };
         }
+        let Some(request) = self.held(at, conn, request) else { return };
         match request {
             ToServer::Probe { asked } => {
                 let seen = Box::new(self.observe(at));
                 self.answer(conn, FromServer::Probed { asked, seen });
             }
             ToServer::Look { prepare, watch } => {
-                if prepare {
-                    self.servers[at].read_only = false;
-                }
+                prepare.into_iter().for_each(|command| self.execute(at, conn, command));
                 self.net.conns[conn].watch = watch.then_some(self.servers[at].touched);
                 let holds_data = !self.servers[at].data.has.is_empty();
                 let look =
@@ -719,9 +720,8 @@ impl Sim {
                 self.answer(conn, FromServer::Looked(Box::new(look)));
             }
             ToServer::Exec { order, commands, watch } => self.exec(at, conn, order, commands, watch),
-            ToServer::Tidy { read_only } => {
+            ToServer::Tidy => {
                 self.net.conns[conn].watch = None;
-                self.servers[at].read_only |= read_only;
                 self.answer(conn, FromServer::Tidied);
             }
             ToServer::Script(call) => {
@@ -787,16 +787,16 @@ impl Sim {
 
     fn exec(&mut self, at: usize, conn: ConnId, order: Box<Order>, mut commands: Vec<Command>, watch: bool) {
         let s = &self.servers[at];
-        // SET on a read-only replica is refused when it is queued, whatever stands before it.
-        if !s.master && s.read_only && commands.iter().any(|c| matches!(c, Command::Stamp(_))) {
-            self.net.conns[conn].watch = None;
-            return self.answer(conn, FromServer::Rejected("READONLY"));
-        }
         if watch && self.net.conns[conn].watch.take() != Some(s.touched) {
             self.counts.raced += 1;
             return self.answer(conn, FromServer::NilExec);
         }
         self.judge_exec(at, &order);
+        if let (Node::Monitor(monitor), true) =
+            (self.net.conns[conn].ends[OPENER], commands.contains(&Command::BecomePrimary))
+        {
+            self.judge_switchover(monitor, at, &order);
+        }
         self.note_order(at, &order, &commands);
         say!(self, "s{at} of {} executes {commands:?}", self.servers[at].run_id);
         self.counts.executed += 1;
@@ -853,7 +853,7 @@ impl Sim {
 
     fn execute(&mut self, at: usize, conn: ConnId, command: Command) {
         match command {
-            Command::ReadOnly(on) => self.servers[at].read_only = on,
+            Command::ReadOnly => self.servers[at].read_only = true,
             Command::CreateCredential { promoted, run_id } => {
                 self.servers[at].users.insert((promoted, run_id));
             }
@@ -873,6 +873,8 @@ impl Sim {
             }
             Command::Tick { .. } => self.append(at, Entry::Tick),
             Command::CutClients => self.cut_clients(at, conn),
+            Command::Pause(millis) => self.hold_writers(at, millis),
+            Command::Unpause => self.release_writers(at),
         }
     }
 

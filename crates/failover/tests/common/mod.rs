@@ -91,6 +91,12 @@ pub(crate) fn replica(name: &str, of: &str, link_up: bool, offset: u64) -> Obser
     }
 }
 
+/// What a replica says that was told to follow nobody.
+pub(crate) fn detached(name: &str) -> Observation {
+    let role = Role::Replica { source: None, link_up: false, syncing: false };
+    Observation { role, ..replica(name, "a", false, 100) }
+}
+
 pub(crate) fn syncing(seen: Observation) -> Observation {
     let role = match seen.role {
         Role::Replica { source, .. } => Role::Replica { source, link_up: false, syncing: true },
@@ -111,7 +117,7 @@ pub(crate) fn look(seen: Observation) -> Look {
 /// Commands in short.
 pub(crate) fn words(commands: &[Command]) -> String {
     let word = |command: &Command| match command {
-        Command::ReadOnly(on) => format!("read-only {on}"),
+        Command::ReadOnly => "read-only".into(),
         Command::CreateCredential { promoted, run_id } => format!("create user {promoted} {run_id}"),
         Command::UseCredential { promoted, run_id } => format!("use user {promoted} {run_id}"),
         Command::UseLogin(primary) => format!("use login of {}", primary.host()),
@@ -122,6 +128,8 @@ pub(crate) fn words(commands: &[Command]) -> String {
         Command::Stamp(epoch) => format!("stamp {epoch}"),
         Command::CutClients => "cut clients".into(),
         Command::Detach => "detach".into(),
+        Command::Pause(millis) => format!("pause {millis}"),
+        Command::Unpause => "unpause".into(),
         Command::Tick { anew } => if *anew { "first tick" } else { "tick" }.into(),
     };
     commands.iter().map(word).collect::<Vec<_>>().join(", ")
@@ -281,6 +289,9 @@ impl Scene {
                         Deed::Detach => "detach".into(),
                         Deed::Tick => "tick".into(),
                         Deed::Release => "release".into(),
+                        Deed::Pause => "pause".into(),
+                        Deed::Leave => "leave".into(),
+                        Deed::Unpause => "unpause".into(),
                     };
                     out.push(format!("{what} {} [{}]", name(&order.backend), order.record.epoch));
                 }

@@ -1,5 +1,6 @@
-//! Admin HTTP: `/services`, `/metrics`, `/healthz`, `/readyz`, and what an operator asks for ([`crate::asking`]). It asks
-//! the driver; it keeps nothing itself.
+//! Admin HTTP: `/services`, `/metrics`, `/healthz`, `/readyz`, what an operator asks for ([`crate::asking`]), and who is
+//! primary ([`crate::lookup`]). It asks the driver or reads its board; it keeps nothing itself. It has a thread and a
+//! runtime of its own: whatever clients do there, the driver does not wait for it.
 
 use std::sync::Arc;
 
@@ -14,9 +15,12 @@ use settings::Secret;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use topology::Endpoint;
+use tracing::error as log_error;
 
 use crate::asking::{self, Caller, Desk};
+use crate::door::Door;
 use crate::driver::Input;
+use crate::lookup;
 
 /// What can be asked of the driver.
 #[derive(Debug)]
@@ -31,32 +35,48 @@ pub(crate) enum Question {
 
 type Driver = mpsc::UnboundedSender<Input>;
 
+/// Binds the admin address.
+pub(crate) async fn bind(addr: &Endpoint) -> std::io::Result<std::net::TcpListener> {
+    TcpListener::bind((addr.host(), addr.port())).await?.into_std()
+}
+
 /// Serves until the process ends.
-pub(crate) async fn serve(
-    listener: TcpListener,
+pub(crate) fn start(
+    listener: std::net::TcpListener,
     driver: Driver,
     token: Option<Arc<Secret>>,
+    lookup: lookup::Desk,
 ) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let listener = {
+        let _inside = runtime.enter();
+        Door::new(TcpListener::from_std(listener)?)
+    };
+    let pages = router(driver, token, lookup).into_make_service_with_connect_info::<Caller>();
+    let serve = move || {
+        if let Err(error) = runtime.block_on(async { axum::serve(listener, pages).await }) {
+            log_error!(%error, "admin HTTP has ended");
+        }
+    };
+    std::thread::Builder::new().name("admin".to_owned()).spawn(serve).map(drop)
+}
+
+fn router(driver: Driver, token: Option<Arc<Secret>>, lookup: lookup::Desk) -> Router {
     let desk = Desk { driver: driver.clone(), token };
-    let router = Router::new()
+    Router::new()
         .route("/healthz", get(|| async { Json(json!({"status": "ok"})) }))
         .route("/readyz", get(readyz))
         .route("/services", get(services))
         .route("/services/{service}", get(service))
         .route("/metrics", get(metrics))
+        .with_state(driver)
+        .merge(Router::new().route("/services/{service}/{verb}", post(asking::ask)).with_state(desk))
+        .merge(lookup::routes(lookup))
         .fallback(|| async { error(StatusCode::NOT_FOUND, "not_found", "no such page") })
         .method_not_allowed_fallback(|| async {
             let why = "pages are read with GET, and /services/SERVICE/VERB is asked with POST";
             error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", why)
         })
-        .with_state(driver)
-        .merge(Router::new().route("/services/{service}/{verb}", post(asking::ask)).with_state(desk));
-    axum::serve(listener, router.into_make_service_with_connect_info::<Caller>()).await
-}
-
-/// Binds the admin address.
-pub(crate) async fn bind(addr: &Endpoint) -> std::io::Result<TcpListener> {
-    TcpListener::bind((addr.host(), addr.port())).await
 }
 
 async fn ask(driver: &Driver, question: Question) -> Result<Value, Response> {

@@ -18,12 +18,12 @@ use failover::request::{Declined, Done, Request};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use settings::Secret;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use topology::Endpoint;
 use tracing::info;
 
 use crate::admin::error;
+use crate::door::Door;
 use crate::driver::Input;
 use crate::metrics::phases_ms;
 
@@ -38,8 +38,8 @@ pub(crate) struct Caller {
     near: bool,
 }
 
-impl axum::extract::connect_info::Connected<IncomingStream<'_, TcpListener>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
+impl axum::extract::connect_info::Connected<IncomingStream<'_, Door>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, Door>) -> Self {
         let addr = *stream.remote_addr();
         let own = stream.io().local_addr().is_ok_and(|own| own.ip() == addr.ip());
         Self { addr, near: own || addr.ip().to_canonical().is_loopback() }

@@ -13,10 +13,13 @@ mod clock;
 mod config;
 mod discovery;
 mod dns;
+mod door;
 mod driver;
 mod fault;
+mod files;
 mod hooks;
 mod identity;
+mod lookup;
 mod metrics;
 mod publisher;
 mod quiet;
@@ -247,7 +250,6 @@ async fn lead(config: Arc<Config>) -> ExitCode {
     if let Err(error) = forward_signals(&inputs) {
         return failed(&format!("no signal handler: {error}"));
     }
-    let server = tokio::spawn(admin::serve(listener, inputs.clone(), config.admin.token.clone()));
     let record = MonitorRecord {
         instance: instance.0.iter().map(|byte| format!("{byte:02x}")).collect(),
         host: host(),
@@ -266,7 +268,11 @@ async fn lead(config: Arc<Config>) -> ExitCode {
     );
     let store = Store::open(config.store_options());
     let handle = pair.as_ref().map(|pair| pair.handle().clone());
-    let driver = Driver::new(config.clone(), clock, store, inputs, handle, record);
+    let driver = Driver::new(config.clone(), clock, store, inputs.clone(), handle, record);
+    let lookup = lookup::Desk::new(driver.told(), clock);
+    if let Err(error) = admin::start(listener, inputs, config.admin.token.clone(), lookup) {
+        return failed(&format!("[admin]: {error}"));
+    }
     if let Some(listener) = sentinel {
         let started = driver.serve_sentinel(listener);
         if let Err(error) = started {
@@ -279,7 +285,6 @@ async fn lead(config: Arc<Config>) -> ExitCode {
         return failed(&format!("[dns]: {error}"));
     }
     let end = driver.run(inbox).await;
-    server.abort();
     if let Some(Err(error)) = pair.map(Running::stop) {
         warn!("Binary Star did not end well: {error}");
     }

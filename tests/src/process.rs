@@ -66,6 +66,14 @@ pub struct Process {
 }
 
 impl Process {
+    /// Starts any command on loopback, in a directory of its own.
+    #[track_caller]
+    pub fn of(name: &str, command: Command) -> Self {
+        let dir = WorkDir::new(name);
+        let started = Self::start(Start { name, command, host: &Host::local(), dir: &dir });
+        started.unwrap_or_else(|e| panic!("cannot start {name}: {e}"))
+    }
+
     pub(crate) fn start(start: Start<'_>) -> io::Result<Self> {
         let Start { name, mut command, host, dir } = start;
         let log = dir.join(&format!("{name}.log"));

@@ -16,6 +16,7 @@ const NEWS_MAX: usize = 16 * 1024;
 #[derive(Debug)]
 pub(crate) struct Board {
     facts: watch::Sender<Facts>,
+    named: watch::Sender<u64>,
     news: broadcast::Sender<Announcement>,
     /// What subscribers were last told of each service.
     told: BTreeMap<String, Service>,
@@ -25,36 +26,55 @@ pub(crate) struct Board {
 #[derive(Debug, Clone)]
 pub(crate) struct Reader {
     pub(crate) facts: watch::Receiver<Facts>,
+    /// Counts the changes of who is named primary and under which epoch, of any service. The facts change with every
+    /// probe of a server; who waits for a primary waits for this.
+    pub(crate) named: watch::Receiver<u64>,
     pub(crate) news: broadcast::Sender<Announcement>,
 }
 
 impl Board {
     pub(crate) fn new(facts: Facts) -> Self {
         let (facts, (news, _)) = (watch::Sender::new(facts), broadcast::channel(NEWS_MAX));
-        Self { facts, news, told: BTreeMap::new() }
+        Self { facts, named: watch::Sender::new(0), news, told: BTreeMap::new() }
     }
 
     pub(crate) fn reader(&self) -> Reader {
-        Reader { facts: self.facts.subscribe(), news: self.news.clone() }
+        Reader { facts: self.facts.subscribe(), named: self.named.subscribe(), news: self.news.clone() }
     }
 
-    /// The driver turns; what stands here is its present knowledge.
+    /// The driver turns; what stands here is its present knowledge. That alone wakes nobody, unless it stood still.
     pub(crate) fn turned(&self, now: Time) {
-        self.facts.send_modify(|facts| facts.turned = now);
+        let stood_still = self.facts.send_if_modified(|facts| {
+            let stood_still = !facts.are_fresh(now);
+            facts.turned = now;
+            stood_still
+        });
+        if stood_still {
+            self.name_anew();
+        }
+    }
+
+    fn name_anew(&self) {
+        self.named.send_modify(|changes| *changes += 1);
     }
 
     /// A service as it is now, given what it was.
     pub(crate) fn service(&mut self, name: &str, observe: impl FnOnce(Option<&Service>) -> Service) {
-        let mut is = None;
+        let (mut is, mut named_anew) = (None, false);
         self.facts.send_if_modified(|facts| {
-            let service = observe(facts.services.get(name));
-            let differs = facts.services.get(name) != Some(&service);
+            let was = facts.services.get(name);
+            let service = observe(was);
+            let differs = was != Some(&service);
             if differs {
+                named_anew = was.and_then(Service::named_now) != service.named_now();
                 is = Some(service.clone());
                 facts.services.insert(name.to_owned(), service);
             }
             differs
         });
+        if named_anew {
+            self.name_anew();
+        }
         let Some(is) = is.filter(|is| is.shown().is_some()) else { return };
         if let Some(told) = self.told.get(name) {
             self.announce(news::news(name, told, &is));
@@ -71,6 +91,7 @@ impl Board {
     pub(crate) fn forget(&mut self, name: &str) {
         self.facts.send_modify(|facts| drop(facts.services.remove(name)));
         self.told.remove(name);
+        self.name_anew();
     }
 
     /// The other endpoints as they are now.
@@ -118,5 +139,32 @@ mod tests {
         assert_eq!(first.channel, "+switch-master");
         let facts = reader.facts.borrow();
         assert_eq!(facts.services["posts"].primary().unwrap().addr, at(6380));
+    }
+
+    #[test]
+    fn who_waits_for_a_primary_is_woken_by_nothing_else() {
+        let mut board = Board::new(facts());
+        let mut reader = board.reader();
+        let mut woken = |board: &mut Board, act: &dyn Fn(&mut Board)| {
+            act(board);
+            let woken = reader.named.has_changed().unwrap();
+            reader.named.borrow_and_update();
+            woken
+        };
+        let is = service(&[6379, 6380, 6381]);
+        let with = |change: &dyn Fn(&mut Service)| {
+            let mut changed = is.clone();
+            change(&mut changed);
+            move |board: &mut Board| board.service("posts", |_| changed.clone())
+        };
+        let probed = with(&|service| service.replicas[0].offset += 1);
+        assert!(!woken(&mut board, &probed));
+        assert!(!woken(&mut board, &|board| board.turned(Time::from_millis(10_300))));
+        let grown = with(&|service| service.epoch = 8);
+        assert!(woken(&mut board, &grown));
+        let uncertain = with(&|service| service.known = false);
+        assert!(woken(&mut board, &uncertain));
+        assert!(woken(&mut board, &|board| board.turned(Time::from_secs(20))), "it had stood still");
+        assert!(woken(&mut board, &|board| board.forget("posts")));
     }
 }

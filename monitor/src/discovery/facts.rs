@@ -117,6 +117,11 @@ impl Service {
         self.shown().filter(|master| !master.in_progress && !master.contradicted)
     }
 
+    /// The primary and the epoch under which it is named.
+    pub(crate) fn named_now(&self) -> Option<(&Endpoint, u64)> {
+        self.primary().map(|master| (&master.addr, self.epoch))
+    }
+
     /// What is shown with its flags, which may say that it is of no use.
     pub(crate) fn shown(&self) -> Option<&Master> {
         self.master.as_ref().filter(|_| self.known)

@@ -22,15 +22,15 @@ use crate::clock::Clock;
 use crate::discovery::Reader;
 use crate::discovery::news::Announcement;
 use crate::driver::Input;
+use crate::files;
 
 /// How long a client may take to read what waits for it.
 const WRITE_LIMIT: Duration = Duration::from_secs(5);
 /// What is written at once.
 const CHUNK: usize = 64 * 1024;
-/// As many connections, where the process may open enough files.
+/// As many connections, and half of the files that the process may open: the rest is for the servers and ZooKeeper, which
+/// come first.
 const CONNECTIONS_MAX: usize = 20_000;
-/// As many where the system does not say how many files that is.
-const FEW: usize = 500;
 
 /// What a connection needs.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ pub(crate) fn start(listener: std::net::TcpListener, desk: Desk) -> io::Result<(
 
 async fn accept(listener: TcpListener, desk: Arc<Desk>) {
     let (open, next) = (Arc::new(AtomicUsize::new(0)), AtomicI64::new(1));
-    let most = connections_max();
+    let most = files::share(2, CONNECTIONS_MAX);
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -100,27 +100,6 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// Half of the files that this process may open: the rest is for the servers and ZooKeeper, which come first. Usually it
-/// may open few (1024) unless it asks for more.
-fn connections_max() -> usize {
-    let wanted = 2 * CONNECTIONS_MAX as libc::rlim_t;
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: both calls read and write nothing but the struct that they are given.
-    #[allow(unsafe_code)]
-    unsafe {
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) != 0 {
-            return FEW;
-        }
-        if limit.rlim_cur < wanted {
-            let more = libc::rlimit { rlim_cur: wanted.min(limit.rlim_max), ..limit };
-            if libc::setrlimit(libc::RLIMIT_NOFILE, &more) == 0 {
-                limit = more;
-            }
-        }
-    }
-    usize::try_from(limit.rlim_cur / 2).unwrap_or(CONNECTIONS_MAX).min(CONNECTIONS_MAX)
 }
 
 async fn serve(mut stream: TcpStream, id: i64, desk: &Desk) -> io::Result<()> {
@@ -439,7 +418,7 @@ mod tests {
     fn thousands_of_idle_connections() {
         let (addr, mut board, _inbox) = serve();
         turn(&mut board, true);
-        let most = connections_max().min(4000); // each takes two files of this process
+        let most = files::share(2, CONNECTIONS_MAX).min(4000); // each takes two files of this process
         let idle: Vec<TcpStream> = (0..most / 2).map(|_| TcpStream::connect(addr).unwrap()).collect();
         let mut asks = open(addr, "SENTINEL get-master-addr-by-name posts\r\n");
         assert!(read_until(&mut asks, "6379\r\n").starts_with("*2"));

@@ -1,16 +1,15 @@
-//! Clients of Redis Sentinel at the monitors' own endpoint: real servers, real monitors, plain sockets, `redis-cli` and
-//! redis-py.
+//! The monitors' own endpoint for clients of Redis Sentinel: real servers, real monitors, plain sockets and `redis-cli`.
+//! Client libraries: `clients.rs`.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use topology::Endpoint;
 use world::group::{Builder, Group};
 use world::resp::{Connection, Reply};
-use world::skip::skip;
-use world::{Host, WorkDir, wait};
+use world::{Host, wait};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -56,6 +55,22 @@ fn flags(to: SocketAddr) -> String {
         list @ Reply::List(_) => field(&list, "flags"),
         other @ (Reply::Text(_) | Reply::Number(_) | Reply::Error(_) | Reply::Nil) => format!("{other:?}"),
     }
+}
+
+/// Waits until the endpoint names this primary, two usable replicas and the other endpoint: there is no news to come.
+#[track_caller]
+fn wait_until_well(endpoint: SocketAddr, primary: &Endpoint) {
+    wait_until_named(endpoint, primary);
+    wait::until("all is well", LIMIT, || {
+        let flags = flags(endpoint);
+        let replicas = ask(endpoint, &["SENTINEL", "replicas", "posts"]);
+        let well = |one: &&Reply| field(one, "flags") == "slave" && field(one, "master-link-status") == "ok";
+        let usable = replicas.list().iter().filter(well).count();
+        let masters = ask(endpoint, &["SENTINEL", "masters"]);
+        let others = field(&masters.list()[0], "num-other-sentinels");
+        let well = (flags.as_str(), usable, others.as_str()) == ("master", 2, "1");
+        wait::holds(well, || format!("{flags} {usable} {others}"))
+    });
 }
 
 /// A connection that hears everything.
@@ -106,16 +121,7 @@ fn a_kill_is_announced_once_by_each_monitor_and_in_order() {
     let before = group.settled();
     let old = before.primary.addr.clone();
     for endpoint in endpoints {
-        wait_until_named(endpoint, &old);
-        wait::until("all is well", LIMIT, || {
-            let flags = flags(endpoint);
-            let replicas = ask(endpoint, &["SENTINEL", "replicas", "posts"]);
-            let usable = replicas.list().iter().filter(|one| field(one, "flags") == "slave").count();
-            let masters = ask(endpoint, &["SENTINEL", "masters"]);
-            let others = field(&masters.list()[0], "num-other-sentinels");
-            let well = (flags.as_str(), usable, others.as_str()) == ("master", 2, "1");
-            wait::holds(well, || format!("{flags} {usable} {others}"))
-        });
+        wait_until_well(endpoint, &old);
         let cli = redis_cli(endpoint, &["SENTINEL", "get-master-addr-by-name", "posts"]);
         assert_eq!(cli, format!("{}\n{}\n", old.host(), old.port()));
         let cli = redis_cli(endpoint, &["-3", "SENTINEL", "masters"]);
@@ -224,7 +230,7 @@ fn nobody_is_named_while_zookeeper_is_away() {
     let endpoints = [group.sentinel_address(0), group.sentinel_address(1)];
     let primary = group.settled().primary.addr;
     for endpoint in endpoints {
-        wait_until_named(endpoint, &primary);
+        wait_until_well(endpoint, &primary);
     }
     let mut subscribers = endpoints.map(subscribed);
     group.zookeeper.pause();
@@ -240,7 +246,8 @@ fn nobody_is_named_while_zookeeper_is_away() {
     group.zookeeper.resume();
     for (endpoint, subscriber) in endpoints.into_iter().zip(&mut subscribers) {
         wait_until_named(endpoint, &primary);
-        assert_eq!(subscriber.call(&["PING"]).unwrap().list()[0].text(), "pong", "no news in between");
+        let heard = subscriber.call(&["PING"]).unwrap();
+        assert_eq!(heard.list()[0].text(), "pong", "no news in between: {heard:?}");
     }
 }
 
@@ -353,101 +360,95 @@ fn passwords_junk_and_bounds() {
             .collect();
         raw(endpoint, &junk);
     }
-    // A thousand idle ones change nothing (or are told that there is no room).
-    let idle: Vec<_> = (0..1000).map(|_| std::net::TcpStream::connect(endpoint)).collect();
-    assert!(client.call(&["PING"]).is_ok());
-    drop(idle);
     assert_eq!(group.monitors[0].get("/healthz").status, 200);
     let primary = group.settled().primary.addr;
     let reply = client.call(&["SENTINEL", "get-master-addr-by-name", "posts"]).unwrap();
     assert_eq!(reply.list()[1].text(), primary.port().to_string());
 }
 
-const CLIENT: &str = r#"
-import sys, time
-from redis.sentinel import Sentinel, MasterNotFoundError
-from redis.exceptions import RedisError
-ends = [("127.0.0.1", int(port)) for port in sys.argv[1:3]]
-password = {"password": "secret"}
-sentinel = Sentinel(ends, sentinel_kwargs=password, min_other_sentinels=1, socket_timeout=2)
-print("primary", sentinel.discover_master("posts")[1], len(sentinel.discover_slaves("posts")), flush=True)
-try:
-    sentinel.discover_master("unknown")
-    print("a name that is not there was found")
-except MasterNotFoundError:
-    pass
-master, replica = sentinel.master_for("posts"), sentinel.slave_for("posts")
-master.set("n", 0)
-sys.stdin.readline()
-end, n = time.time() + 20, 0
-while time.time() < end:
-    try:
-        master.set("n", n + 1)
-        break
-    except RedisError:
-        time.sleep(0.005)
-else:
-    sys.exit("no write succeeded")
-while replica.get("n") != b"1":
-    time.sleep(0.01)
-print("again", sentinel.discover_master("posts")[1], flush=True)
-"#;
+/// Lets this process and what it starts open as many files, if the system allows it; how many it may open then.
+#[allow(unsafe_code)]
+fn allow_files(wanted: u64) -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the calls read and write nothing but the structs that they are given.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) != 0 || limit.rlim_cur >= wanted {
+            return limit.rlim_cur;
+        }
+        // Only root may have more than the hard limit.
+        let most = libc::rlimit { rlim_cur: wanted, rlim_max: limit.rlim_max.max(wanted) };
+        let hard = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+        for more in [most, hard] {
+            if libc::setrlimit(libc::RLIMIT_NOFILE, &more) == 0 {
+                return more.rlim_cur;
+            }
+        }
+    }
+    limit.rlim_cur
+}
 
-/// A Python that has redis-py: TEST_REDIS_PY, or the system's.
-fn python() -> Option<String> {
-    let candidates =
-        std::env::var("TEST_REDIS_PY").into_iter().chain(["/usr/bin/python3", "python3"].map(str::to_owned));
-    candidates.into_iter().find(|python| {
-        let tried = Command::new(python).args(["-c", "import redis.sentinel"]).stderr(Stdio::null()).status();
-        tried.is_ok_and(|status| status.success())
-    })
+/// What of a process is in memory, in KiB.
+fn resident(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
 #[test]
-fn redis_py_survives_a_kill() {
-    let Some(python) = python() else {
-        skip("redis_py_survives_a_kill", "no Python with redis-py (name one in TEST_REDIS_PY)");
-        return;
-    };
-    let mut group = served().monitor_key("sentinel", "password", "secret").start();
-    let old = group.settled().primary.addr;
-    let endpoints = [group.sentinel_address(0), group.sentinel_address(1)];
-    let ready = |endpoint| {
-        let mut client = connect(endpoint);
-        client.call(&["AUTH", "secret"]).unwrap();
-        wait::until("both endpoints are known", LIMIT, || {
-            let masters = client.call(&["SENTINEL", "masters"]).unwrap();
-            let known = masters.list().first().map(|one| field(one, "num-other-sentinels"));
-            wait::holds(known.as_deref() == Some("1"), || format!("{known:?}"))
+fn ten_thousand_idle_clients_and_deaf_subscribers_change_nothing() {
+    const WANTED: usize = 10_000;
+    // The monitor gives half of its files to clients, and inherits how many it may open from here.
+    let files = usize::try_from(allow_files(4 * WANTED as u64)).unwrap_or(usize::MAX);
+    let clients = WANTED.min(files / 2 - 100);
+    // Two kills in a row, with no pause between the failovers.
+    let mut group = served().monitor_key("failover", "min_interval_ms", 0).start();
+    let first = group.settled().primary.addr;
+    let active = group.wait_for_active();
+    let (crowded, other) = (group.sentinel_address(active), group.sentinel_address(1 - active));
+    [crowded, other].into_iter().for_each(|endpoint| wait_until_well(endpoint, &first));
+    let process = group.monitors[active].process().id();
+    let before = resident(process);
+    // Every tenth is subscribed to everything and never reads.
+    let crowd: Vec<Connection> = (0..clients)
+        .map(|number| {
+            let mut client = connect(crowded);
+            match number % 10 {
+                0 => client.send(&["PSUBSCRIBE", "*"]).expect("sent"),
+                _ => assert_eq!(client.call(&["PING"]).expect("a reply"), Reply::Text("PONG".into())),
+            }
+            client
+        })
+        .collect();
+    let each = (resident(process) - before) as f64 / clients as f64;
+    println!("{clients} clients of one monitor: {each:.1} KiB of its memory each");
+    assert!(each < 64.0, "{each} KiB per idle client");
+
+    let mut old = first;
+    for _ in 0..2 {
+        let mut subscribers = [crowded, other].map(subscribed);
+        let killed = group.number_of(&old);
+        let begun = Instant::now();
+        group.redis[killed].kill();
+        let told = subscribers.each_mut().map(|subscriber| {
+            let switch = hear_until(subscriber, "+switch-master").pop().expect("a message");
+            assert!(switch.starts_with(&format!("+switch-master posts {} ", words(&old))), "{switch}");
+            begun.elapsed().as_millis()
         });
-    };
-    endpoints.into_iter().for_each(ready);
-    let dir = WorkDir::new("redis-py");
-    let script = dir.join("client.py");
-    std::fs::write(&script, CLIENT).unwrap();
-    let mut client = Command::new(python)
-        .arg(&script)
-        .args(endpoints.map(|endpoint| endpoint.port().to_string()))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut said = std::io::BufReader::new(client.stdout.take().unwrap());
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut said, &mut line).unwrap();
-    assert_eq!(line, format!("primary {} 2\n", old.port()));
-    let killed = group.number_of(&old);
-    // The client has written once it waits for this line.
-    wait::until("its first write", LIMIT, || {
-        let read = group.redis[killed].cmd(&["GET", "n"]);
-        wait::holds(read == Reply::Text("0".into()), || format!("{read:?}"))
-    });
-    group.redis[killed].kill();
-    client.stdin.take().unwrap().write_all(b"\n").unwrap();
-    line.clear();
-    said.read_to_string(&mut line).unwrap();
-    assert!(client.wait().unwrap().success(), "{line}");
-    let new = group.state().primary.addr;
-    assert_ne!(new, old);
-    assert_eq!(line, format!("again {}\n", new.port()));
+        println!(
+            "killed and announced to one of {clients} clients after {} ms, elsewhere {} ms",
+            told[0], told[1]
+        );
+        let now = named(crowded).expect("an announced primary is named");
+        assert_eq!(named(other), Some(now.clone()));
+        group.redis[killed].restart();
+        old = group.settled().primary.addr;
+        assert_eq!(old.to_string(), now);
+    }
+    // Nobody of the crowd was dropped: a few messages fit into any buffer.
+    for (number, mut client) in crowd.into_iter().enumerate().step_by(97) {
+        match number % 10 {
+            0 => assert_eq!(client.receive().expect("its confirmation").list()[0].text(), "psubscribe"),
+            _ => assert_eq!(client.call(&["PING"]).expect("a reply"), Reply::Text("PONG".into())),
+        }
+    }
 }

@@ -61,6 +61,7 @@ pub(crate) fn run() -> Table {
             compare("latency, 1 client, p99", "us", slow, ("none", |_| true)),
             compare("throughput, 64 clients", "writes/s", rate, (">= 0.7", |ratio| ratio >= 0.7)),
         ],
+        measures: Vec::new(),
         loads,
         stolen,
         conditions: format!(

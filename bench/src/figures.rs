@@ -39,11 +39,22 @@ pub(crate) struct Comparison {
     pub(crate) goal: (&'static str, fn(f64) -> bool),
 }
 
-/// All comparisons of one benchmark.
+/// What there is nothing to compare with.
+#[derive(Debug)]
+pub(crate) struct Measure {
+    pub(crate) what: &'static str,
+    pub(crate) unit: &'static str,
+    pub(crate) figures: Series,
+    /// The goal for the median, in words, and whether it is met.
+    pub(crate) goal: (&'static str, fn(f64) -> bool),
+}
+
+/// All figures of one benchmark.
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) name: &'static str,
     pub(crate) rows: Vec<Comparison>,
+    pub(crate) measures: Vec<Measure>,
     /// The load of the machine over the last minute when each round began; what this benchmark itself causes is in it.
     pub(crate) loads: Series,
     /// Per cent of the machine's time that its host gave to others during each round.
@@ -61,6 +72,28 @@ impl Table {
         );
         if most > 5.0 {
             println!("**Disturbed:** more than 5 % of a round was stolen.");
+        }
+        self.print_rows();
+        self.print_measures();
+        println!("{}", self.json());
+    }
+
+    fn print_measures(&self) {
+        if self.measures.is_empty() {
+            return;
+        }
+        println!("| what | median | goal | min-max |");
+        println!("|---|---|---|---|");
+        for Measure { what, unit, figures, goal } in &self.measures {
+            let (median, (low, high)) = (figures.median(), figures.spread());
+            let met = if (goal.1)(median) { "met" } else { "NOT met" };
+            println!("| {what}, {unit} | {median:.1} | {}: {met} | {low:.1}-{high:.1} |", goal.0);
+        }
+    }
+
+    fn print_rows(&self) {
+        if self.rows.is_empty() {
+            return;
         }
         println!("| what | ratio | goal | medians | min-max |");
         println!("|---|---|---|---|---|");
@@ -83,7 +116,6 @@ impl Table {
                 range(&row.base)
             );
         }
-        println!("{}", self.json());
     }
 
     /// One line for machines.
@@ -95,6 +127,9 @@ impl Table {
                 let (ours, base) = (&row.ours, &row.base);
                 json!({"what": row.what, "unit": row.unit, ours.0: ours.1.0, base.0: base.1.0})
             })
+            .chain(
+                self.measures.iter().map(|m| json!({"what": m.what, "unit": m.unit, "figures": m.figures.0})),
+            )
             .collect();
         json!({"benchmark": self.name, "conditions": self.conditions, "load": self.loads.0, "stolen": self.stolen.0, "rows": rows})
     }

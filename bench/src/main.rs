@@ -2,6 +2,7 @@
 //!
 //! Arguments name the benchmarks to run; without any, all of them.
 
+mod announcement;
 mod durability;
 mod figures;
 
@@ -9,7 +10,7 @@ use std::process::ExitCode;
 
 type Benchmark = fn() -> figures::Table;
 
-const ALL: [(&str, Benchmark); 1] = [("durability", durability::run)];
+const ALL: [(&str, Benchmark); 2] = [("announcement", announcement::run), ("durability", durability::run)];
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).collect();

@@ -125,7 +125,8 @@ pub(crate) struct Config {
 pub(crate) struct BinaryStar {
     /// Under which this monitor is known in ZooKeeper.
     pub(crate) name: String,
-    pub(crate) role: binary_star::Role,
+    /// None: it observes, and is none of the pair.
+    pub(crate) role: Option<binary_star::Role>,
     /// Where heartbeats are published.
     pub(crate) bind: String,
     /// Where the peer publishes its own; without one the monitor is alone and binds nothing.
@@ -249,6 +250,11 @@ impl Config {
         role_word(self.binary_star.role)
     }
 
+    /// It leads never and decides nothing; it only tells who is primary.
+    pub(crate) fn observes(&self) -> bool {
+        self.binary_star.role.is_none()
+    }
+
     /// How to reach ZooKeeper.
     pub(crate) fn store_options(&self) -> Options {
         let zookeeper = &self.zookeeper;
@@ -298,6 +304,16 @@ impl Failover {
 impl BinaryStar {
     fn read(section: &mut SectionReader<'_, '_>) -> Self {
         let role = Self::role(section);
+        if role.is_none() {
+            for key in ["peer", "bind", "voter", "key_file"] {
+                if section.has(key) {
+                    section.refuse(key, "an observer is none of the pair, and has no use for it");
+                }
+            }
+            if !section.has("name") {
+                section.refuse("role", "an observer needs a name of its own: set name");
+            }
+        }
         let peer = section.parsed::<PeerAddress>("peer").map(|address| address.0);
         let bind = address(section, "bind", "tcp://127.0.0.1:5003");
         let voter = address(section, "voter", "tcp://127.0.0.1:5001");
@@ -318,15 +334,11 @@ impl BinaryStar {
     }
 
     /// A monitor that is alone is the primary unless it says otherwise; of two each has to say which it is.
-    fn role(section: &mut SectionReader<'_, '_>) -> binary_star::Role {
+    fn role(section: &mut SectionReader<'_, '_>) -> Option<binary_star::Role> {
         use binary_star::Role::{Backup, Primary};
         let words = [("primary", Some(Primary)), ("backup", Some(Backup)), ("observer", None)];
         match section.choice("role", &words) {
-            Some(Some(role)) => role,
-            Some(None) => {
-                section.not_yet("role", "role = observer");
-                Primary
-            }
+            Some(role) => role,
             None => {
                 if section.has("peer") && !section.has("role") {
                     section.refuse(
@@ -334,16 +346,17 @@ impl BinaryStar {
                         "missing; with `peer` say which of the two this is, primary or backup",
                     );
                 }
-                Primary
+                Some(Primary)
             }
         }
     }
 }
 
-fn role_word(role: binary_star::Role) -> &'static str {
+fn role_word(role: Option<binary_star::Role>) -> &'static str {
     match role {
-        binary_star::Role::Primary => "primary",
-        binary_star::Role::Backup => "backup",
+        Some(binary_star::Role::Primary) => "primary",
+        Some(binary_star::Role::Backup) => "backup",
+        None => "observer",
     }
 }
 

@@ -66,6 +66,10 @@ pub(crate) enum Input {
     Monitors(Vec<String>),
     /// The znode of another monitor was read.
     Fellow(String, MonitorRecord),
+    /// The observers that are there.
+    Observers(Vec<String>),
+    /// The znode of an observer was read.
+    Observer(String, MonitorRecord),
     /// The services below `discover`.
     Discovered(Vec<String>),
     /// Admin HTTP asks.
@@ -126,6 +130,8 @@ pub(crate) struct Driver {
     others: Vec<String>,
     /// What the other monitors say of themselves.
     fellows: BTreeMap<String, MonitorRecord>,
+    /// The other observers that are there, with what they say of themselves.
+    observers: BTreeMap<String, Option<MonitorRecord>>,
     opinions: BTreeMap<(String, String), Option<BTreeSet<Endpoint>>>,
     views: BTreeMap<(String, String), JoinHandle<()>>,
     holder: Option<(String, JoinHandle<()>)>,
@@ -172,7 +178,7 @@ impl Driver {
         let board = board::empty(&config, clock.now());
         Self {
             lead: Lead::new(me.clone(), config.binary_star.heartbeat, peer)
-                .first(config.binary_star.role == binary_star::Role::Primary),
+                .first(config.binary_star.role == Some(binary_star::Role::Primary)),
             around: Surroundings { config, clock, inputs, publisher },
             store,
             layout,
@@ -184,6 +190,7 @@ impl Driver {
             ignored: BTreeSet::new(),
             others: Vec::new(),
             fellows: BTreeMap::new(),
+            observers: BTreeMap::new(),
             opinions: BTreeMap::new(),
             views: BTreeMap::new(),
             holder: None,
@@ -240,6 +247,10 @@ impl Driver {
         self.around.clock.now()
     }
 
+    fn observes(&self) -> bool {
+        self.around.config.observes()
+    }
+
     fn heartbeat(&self) -> Duration {
         self.around.config.binary_star.heartbeat
     }
@@ -247,7 +258,7 @@ impl Driver {
     /// The loop turns at least once a heartbeat, so that a stall of this process shows (R13).
     fn deadline(&self) -> Time {
         let groups = self.services.values().filter_map(|service| service.group.poll_timeout());
-        let lead = self.lead.deadline(self.now());
+        let lead = if self.observes() { None } else { self.lead.deadline(self.now()) };
         groups.chain(lead).chain([self.next_beat]).min().unwrap_or_default()
     }
 
@@ -282,6 +293,8 @@ impl Driver {
         forward(self.store.follow(&self.layout.leader()), inputs(), Input::Leader, leader_event);
         let monitors = self.store.follow_children(&self.layout.monitors());
         forward(monitors, inputs(), Input::Monitors, |seen| seen.there().cloned());
+        let observers = self.store.follow_children(&self.layout.observers());
+        forward(observers, inputs(), Input::Observers, |seen| seen.there().cloned());
         if let Some(parent) = &self.around.config.zookeeper.discover {
             let children = self.store.follow_children(parent.as_str());
             forward(children, inputs(), Input::Discovered, |seen| match seen {
@@ -334,6 +347,12 @@ impl Driver {
             Input::Fellow(name, record) => {
                 if self.others.contains(&name) {
                     self.fellows.insert(name, record);
+                }
+            }
+            Input::Observers(names) => self.observers(&names),
+            Input::Observer(name, record) => {
+                if let Some(known) = self.observers.get_mut(&name) {
+                    *known = Some(record);
                 }
             }
             Input::Discovered(names) => self.discovered(&names),

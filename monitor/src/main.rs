@@ -325,13 +325,17 @@ fn start_pair(
     inputs: &mpsc::UnboundedSender<Input>,
 ) -> Result<Option<Running>, binary_star::StartError> {
     let pair = &config.binary_star;
+    let Some(role) = pair.role else {
+        info!("this monitor observes: it never leads, and tells who is primary");
+        return Ok(None);
+    };
     let Some(peer) = pair.peer.clone() else {
         warn!("no [binary_star] peer is configured: this monitor is alone, and nobody takes over from it");
         return Ok(None);
     };
     let options = Options {
         dialect: Dialect::Guide,
-        role: pair.role,
+        role,
         votes: Votes::ByLead,
         bind: pair.bind.clone(),
         peer: Some(peer),

@@ -111,11 +111,20 @@ impl Publisher {
         self.take_lead(&nobody, Some(reign)).await
     }
 
-    /// Makes the ephemeral znode of this monitor.
-    pub(crate) async fn register(&self, name: &str, me: &MonitorRecord) -> Result<(), NameError> {
+    /// Makes the ephemeral znode of this monitor, or observer.
+    pub(crate) async fn register(
+        &self,
+        name: &str,
+        me: &MonitorRecord,
+        observes: bool,
+    ) -> Result<(), NameError> {
         let refused = |why: String| NameError::Store(PublishError::Refused { path: name.to_owned(), why });
-        let path = self.layout.monitor(name).map_err(|e| refused(e.to_string()))?;
-        self.store.ensure(&self.layout.monitors()).await.map_err(NameError::Store)?;
+        let (folder, path) = match observes {
+            true => (self.layout.observers(), self.layout.observer(name)),
+            false => (self.layout.monitors(), self.layout.monitor(name)),
+        };
+        let path = path.map_err(|e| refused(e.to_string()))?;
+        self.store.ensure(&folder).await.map_err(NameError::Store)?;
         let data = serde_json::to_vec(me).unwrap_or_default();
         match self.store.create(&path, &data, Mode::Ephemeral).await {
             Ok(()) => Ok(()),

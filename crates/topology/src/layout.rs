@@ -60,6 +60,17 @@ impl Layout {
         Ok(self.root.child("monitors")?.child(name)?.to_string())
     }
 
+    /// The folder of the observers.
+    pub fn observers(&self) -> String {
+        alloc::format!("{}/observers", self.root)
+    }
+
+    /// The ephemeral [`MonitorRecord`] of one observer. Not among the monitors: nobody may ever ask it for its opinion, or
+    /// take it for one that could lead.
+    pub fn observer(&self, name: &str) -> Result<String, ZnodePathError> {
+        Ok(self.root.child("observers")?.child(name)?.to_string())
+    }
+
     /// What one monitor thinks of one service's backends (second opinions).
     pub fn view(&self, name: &str, service: &str) -> Result<String, ZnodePathError> {
         Ok(self.root.child("views")?.child(name)?.child(service)?.to_string())

@@ -84,7 +84,7 @@ fn every_key_takes_a_value() {
     let config = parse(text).unwrap();
     assert_eq!(config.zookeeper.session_timeout, Duration::from_secs(10));
     let star = &config.binary_star;
-    assert_eq!((star.name.as_str(), star.role), ("left", Role::Backup));
+    assert_eq!((star.name.as_str(), star.role), ("left", Some(Role::Backup)));
     assert_eq!((star.bind.as_str(), star.voter.as_str()), ("tcp://*:6003", "tcp://[::1]:6001"));
     assert_eq!(star.peer.as_deref(), Some("tcp://10.0.0.1:6003"));
     assert!(star.key.is_some());
@@ -117,10 +117,11 @@ fn a_wrong_value_for_every_key() {
         ("binary_star", "name = a b", "a name is at most 64 letters, digits, `-`, `_` and `.`"),
         ("binary_star", "name = a/b", "a name is at most 64 letters, digits, `-`, `_` and `.`"),
         ("binary_star", "role = leader", "expected primary or backup or observer"),
+        ("binary_star", "role = observer", "an observer needs a name of its own: set name"),
         (
             "binary_star",
-            "role = observer",
-            "role = observer is not yet available; it comes with a later version",
+            "role = observer\nname = o\npeer = tcp://a:1",
+            "an observer is none of the pair, and has no use for it",
         ),
         ("binary_star", "bind = 127.0.0.1:5003", "expected tcp://HOST:PORT"),
         (
@@ -356,7 +357,7 @@ fn the_shipped_files_say_what_they_seem_to() {
     ] {
         let text = shipped(name);
         let config = shipped_config(&text).unwrap();
-        assert_eq!((config.binary_star.role, ports(&config)), (role, expected), "{name}");
+        assert_eq!((config.binary_star.role, ports(&config)), (Some(role), expected), "{name}");
         assert_eq!((&config.zookeeper, &config.warnings), (&two_keys.zookeeper, &Vec::new()), "{name}");
         assert_eq!(unmentioned(&text), [""; 0], "{name}");
         // What is shown as a default is one.

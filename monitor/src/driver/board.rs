@@ -23,7 +23,7 @@ pub(super) fn empty(config: &Config, now: Time) -> Board {
     let (heartbeat, down_after) = (config.binary_star.heartbeat, config.detector.down_after);
     let announced = config.sentinel.as_ref().map_or(&config.admin.announce, |sentinel| &sentinel.announce);
     Board::new(Facts {
-        own: Fellow { id: fellow_id(config, config.name()), addr: announced.clone(), up: true, heard: now },
+        own: Fellow { id: own_id(config), addr: announced.clone(), up: true, heard: now },
         fellows: Vec::new(),
         services: BTreeMap::new(),
         listed: false,
@@ -32,6 +32,18 @@ pub(super) fn empty(config: &Config, now: Time) -> Board {
         // As in `notice_stall`.
         stale_after: heartbeat + heartbeat.min(down_after / 4),
     })
+}
+
+fn own_id(config: &Config) -> String {
+    match config.observes() {
+        true => observer_id(config, config.name()),
+        false => fellow_id(config, config.name()),
+    }
+}
+
+/// No monitor's name has a slash.
+fn observer_id(config: &Config, name: &str) -> String {
+    fellow_id(config, &format!("observers/{name}"))
 }
 
 fn fellow_id(config: &Config, name: &str) -> String {
@@ -76,15 +88,17 @@ impl Driver {
         let names: Vec<String> = self.services.keys().cloned().collect();
         names.iter().for_each(|name| self.tell_board_of(name));
         let (now, peer_alive) = (self.now(), self.peer_alive());
-        let fellows: Vec<Fellow> = self
-            .fellows
-            .iter()
-            .filter_map(|(name, record)| {
-                let up = peer_alive && self.others.contains(name);
-                Some((fellow_id(&self.around.config, name), record.sentinel.clone()?, up))
-            })
-            .map(|(id, addr, up)| Fellow { id, addr, up, heard: now })
-            .collect();
+        let config = &self.around.config;
+        let fellows = self.fellows.iter().filter_map(|(name, record)| {
+            // Only the peer can be heard.
+            let up = (peer_alive || self.pair.is_none()) && self.others.contains(name);
+            Some((fellow_id(config, name), record.sentinel.clone()?, up))
+        });
+        let observers = self.observers.iter().filter_map(|(name, record)| {
+            Some((observer_id(config, name), record.as_ref()?.sentinel.clone()?, true))
+        });
+        let all = fellows.chain(observers).map(|(id, addr, up)| Fellow { id, addr, up, heard: now });
+        let fellows: Vec<Fellow> = all.collect();
         self.board.fellows(fellows);
     }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use failover::{Event, PeerOpinion};
 use serde_json::json;
 use tokio::time::sleep;
-use topology::Endpoint;
 use topology::zookeeper::Seen;
+use topology::{Endpoint, MonitorRecord};
 use tracing::debug;
 
 use super::{About, Driver, Input};
@@ -16,7 +16,8 @@ use crate::service::forward;
 
 impl Driver {
     pub(super) fn monitors(&mut self, names: &[String]) {
-        let others: Vec<String> = names.iter().filter(|name| **name != self.me.name).cloned().collect();
+        let other = |name: &&String| self.observes() || **name != self.me.name;
+        let others: Vec<String> = names.iter().filter(other).cloned().collect();
         let services: Vec<String> = self.services.keys().cloned().collect();
         self.views.retain(|(monitor, _), task| {
             let keep = others.contains(monitor);
@@ -34,20 +35,36 @@ impl Driver {
         if !self.others.is_empty() {
             self.fellows.retain(|name, _| self.others.contains(name));
         }
-        self.others.iter().for_each(|monitor| self.read_fellow(monitor));
+        for monitor in &self.others {
+            let Ok(path) = self.layout.monitor(monitor) else { continue };
+            self.read_fellow(path, monitor, Input::Fellow);
+        }
         services.iter().for_each(|service| self.pass_opinion(service));
     }
 
+    /// Observers have no opinion; they are there to be told of.
+    pub(super) fn observers(&mut self, names: &[String]) {
+        let others = |name: &&String| !self.observes() || **name != self.me.name;
+        let names: Vec<String> = names.iter().filter(others).cloned().collect();
+        self.observers.retain(|name, _| names.contains(name));
+        for name in names {
+            let Ok(path) = self.layout.observer(&name) else { continue };
+            if !self.observers.contains_key(&name) {
+                self.observers.insert(name.clone(), None);
+                self.read_fellow(path, &name, Input::Observer);
+            }
+        }
+    }
+
     /// Reads what another monitor says of itself, which stays while it lives.
-    fn read_fellow(&self, monitor: &str) {
-        let Ok(path) = self.layout.monitor(monitor) else { return };
+    fn read_fellow(&self, path: String, monitor: &str, wrap: fn(String, MonitorRecord) -> Input) {
         let (store, name, inputs) = (self.store.clone(), monitor.to_owned(), self.around.inputs.clone());
         tokio::spawn(async move {
             loop {
                 match store.get(&path).await {
                     Ok(Some(found)) => {
                         if let Ok(record) = serde_json::from_slice(&found.data) {
-                            let _ = inputs.send(Input::Fellow(name, record));
+                            let _ = inputs.send(wrap(name, record));
                         }
                         return;
                     }
@@ -101,7 +118,7 @@ impl Driver {
 
     /// Writes what this monitor cannot reach, when that changed. The one that leads asks, and is not asked.
     pub(super) fn write_opinion(&mut self, name: &str) {
-        if self.reign.is_some() {
+        if self.reign.is_some() || self.observes() {
             return;
         }
         let now = self.now();

@@ -65,6 +65,9 @@ impl Driver {
     }
 
     pub(super) fn tend_lead(&mut self, now: Time) {
+        if self.observes() {
+            return self.follow_holder();
+        }
         let active = self.pair.as_ref().is_none_or(|pair| pair.state() == PairState::Active);
         self.lead.pair(self.peer(), active);
         self.follow_holder();

@@ -72,9 +72,10 @@ impl Driver {
     pub(super) fn register(&self, generation: u64) {
         let publisher = Publisher::new(self.store.at(generation), self.layout.clone());
         let (name, record, inputs) = (self.me.name.clone(), self.record.clone(), self.around.inputs.clone());
+        let observes = self.observes();
         tokio::spawn(async move {
             loop {
-                let input = match publisher.register(&name, &record).await {
+                let input = match publisher.register(&name, &record, observes).await {
                     Ok(()) => Input::Registered(generation),
                     // Our own predecessor of an expired session goes by itself; it is waited for like any other.
                     Err(NameError::Taken(by)) => Input::NameTaken(by),

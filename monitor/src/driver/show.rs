@@ -25,7 +25,8 @@ impl Driver {
 
     pub(super) fn status(&self) -> Value {
         let now = self.now();
-        let state = self.pair.as_ref().map_or("ALONE", |pair| word(pair.state()));
+        let alone = if self.observes() { "OBSERVER" } else { "ALONE" };
+        let state = self.pair.as_ref().map_or(alone, |pair| word(pair.state()));
         let mut monitors = vec![json!({
             "name": self.me.name, "role": self.around.config.role_word(), "state": state,
             "active": self.reign.is_some(), "version": env!("CARGO_PKG_VERSION"),
@@ -43,6 +44,17 @@ impl Driver {
                 "name": name, "role": role, "state": state, "active": leads.is_some(), "version": version,
             }));
         }
+        if self.observes() {
+            monitors.extend(self.fellows.iter().filter(|(name, _)| self.others.contains(name)).map(|(name, says)| {
+                let active = self.lead.holder() == Some(name.as_str());
+                json!({"name": name, "role": says.role, "state": null, "active": active, "version": says.version})
+            }));
+        }
+        let observers = self.observers.iter().map(|(name, says)| {
+            let version = says.as_ref().and_then(|says| says.version.as_ref());
+            json!({"name": name, "role": "observer", "state": "OBSERVER", "active": false, "version": version})
+        });
+        monitors.extend(observers);
         let services: Vec<Value> =
             self.services.values().map(|service| status::service(service, self.age(), now)).collect();
         json!({"monitors": monitors, "services": services})
@@ -72,6 +84,7 @@ impl Driver {
             Some(state @ (PairState::Primary | PairState::Backup)) => {
                 reasons.push(format!("neither active nor passive yet ({})", word(state)));
             }
+            None if self.observes() => {}
             Some(PairState::Active) | None if self.reign.is_none() && !self.lead.held_by_other() => {
                 reasons.push("the lead is not taken yet".to_owned());
             }

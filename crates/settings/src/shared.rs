@@ -62,7 +62,7 @@ pub struct ZookeeperSettings {
 }
 
 /// The parts of a path that would mix with records directly below the state root.
-const TAKEN: [&str; 3] = ["leader", "monitors", "views"];
+const TAKEN: [&str; 4] = ["leader", "monitors", "views", "vips"];
 
 impl ZookeeperSettings {
     /// Reads `[zookeeper]`. Whether `path` or `discover` is needed is up to the program

@@ -71,6 +71,12 @@ impl Layout {
         Ok(self.root.child("observers")?.child(name)?.to_string())
     }
 
+    /// Who holds a virtual address: ephemeral. Below the root and not below a service, so that two services never give
+    /// the same address to two hosts.
+    pub fn vip(&self, address: core::net::Ipv4Addr) -> String {
+        alloc::format!("{}/vips/{address}", self.root)
+    }
+
     /// What one monitor thinks of one service's backends (second opinions).
     pub fn view(&self, name: &str, service: &str) -> Result<String, ZnodePathError> {
         Ok(self.root.child("views")?.child(name)?.child(service)?.to_string())

@@ -74,6 +74,13 @@ impl Link {
 }
 
 impl LinkView {
+    /// The timeout that the server granted to the session of this generation, if that is the present one.
+    pub(super) fn session_timeout(&self, generation: u64) -> Option<Duration> {
+        let held = self.0.borrow();
+        let client = held.client.as_ref().filter(|_| held.session.generation == generation);
+        client.map(Client::session_timeout)
+    }
+
     /// The client of the connected session, waited for until `deadline`; with `bound`, of that session only.
     pub(super) async fn client(&self, bound: Option<u64>, deadline: Instant) -> Result<Client, NotSent> {
         let mut held = self.0.clone();

@@ -252,6 +252,11 @@ impl Store {
         self.shared.link.session()
     }
 
+    /// The timeout that the server granted to the session of this generation; `None` once that one is over.
+    pub fn session_timeout(&self, generation: u64) -> Option<Duration> {
+        self.shared.view.session_timeout(generation)
+    }
+
     /// The same store, whose calls fail as [`PublishError::SessionOver`] once the session of this generation is
     /// over. Nothing that is sent through it is ever applied under a later session.
     #[must_use]

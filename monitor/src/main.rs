@@ -28,6 +28,7 @@ mod sentinel;
 mod service;
 mod status;
 mod verbs;
+mod vip;
 
 use std::io::{IsTerminal, Read};
 use std::path::Path;
@@ -57,7 +58,8 @@ monitor FILE
        monitor add FILE SERVICE HOST:PORT [--overwrite]
        monitor remove FILE SERVICE HOST:PORT
        monitor switchover FILE SERVICE [--to HOST:PORT]
-       monitor failover FILE SERVICE [--to HOST:PORT] [--accept-loss]";
+       monitor failover FILE SERVICE [--to HOST:PORT] [--accept-loss]
+       monitor vip FILE SERVICE --interface NAME --address IP/PREFIX [--local HOST:PORT]";
 
 /// Watches groups of Redis servers, promotes a replica when the primary is gone, and publishes who is primary.
 #[derive(Parser)]
@@ -65,7 +67,7 @@ monitor FILE
 struct Arguments {
     /// FILE runs a monitor with this configuration. `check` validates it, also against the live servers. `add` and
     /// `remove` change the members of a group; `switchover` moves the primary without losing anything; `failover` has a
-    /// replica take over at once
+    /// replica take over at once; `vip` holds a virtual address while the server on this host is the primary
     #[arg(required = true, num_args = 1..=4, value_name = "VERB FILE SERVICE HOST:PORT")]
     words: Vec<String>,
     /// `add`: also a server that holds data of its own, which is gone then
@@ -77,6 +79,15 @@ struct Arguments {
     /// `failover`: if the primary is lost and nobody is known to hold every acknowledged write, go on without what is gone
     #[arg(long)]
     accept_loss: bool,
+    /// `vip`: the interface that is to have the address
+    #[arg(long, value_name = "NAME")]
+    interface: Option<String>,
+    /// `vip`: the virtual address, such as 10.0.0.9/24
+    #[arg(long, value_name = "IP/PREFIX")]
+    address: Option<vip::Address>,
+    /// `vip`: this host's server as the record names it, if that is no address of an interface here
+    #[arg(long, value_name = "HOST:PORT")]
+    local: Option<Endpoint>,
 }
 
 fn main() -> ExitCode {
@@ -98,6 +109,10 @@ fn main() -> ExitCode {
         _ => match parse(&words, &arguments) {
             Ok(Task::Run(file)) => with_config(file, false, run),
             Ok(Task::Check(file)) => with_config(file, true, |config| in_runtime(check::run(config))),
+            Ok(Task::Vip(file, request)) => with_config(file, false, |config| {
+                start_log(&config);
+                in_runtime(vip::run(config, request))
+            }),
             Ok(Task::Ask(file, verb)) => {
                 with_config(file, false, |config| in_runtime(verbs::run(config, verb)))
             }
@@ -110,6 +125,7 @@ fn main() -> ExitCode {
 enum Task<'a> {
     Run(&'a str),
     Check(&'a str),
+    Vip(&'a str, vip::Request),
     Ask(&'a str, Verb),
 }
 
@@ -124,6 +140,9 @@ fn parse<'a>(words: &[&'a str], arguments: &Arguments) -> Result<Task<'a>, Strin
         return Err("--to belongs to `monitor switchover` and `monitor failover`".to_owned());
     }
     only("failover", "--accept-loss", *accept_loss)?;
+    only("vip", "--interface", arguments.interface.is_some())?;
+    only("vip", "--address", arguments.address.is_some())?;
+    only("vip", "--local", arguments.local.is_some())?;
     let member = |name: &'static str, service: &str, addr: &str| {
         let addr: Endpoint = addr.parse().map_err(|e| format!("{addr}: {e}"))?;
         let body = serde_json::json!(asking::Member { addr, overwrite: *overwrite });
@@ -139,6 +158,16 @@ fn parse<'a>(words: &[&'a str], arguments: &Arguments) -> Result<Task<'a>, Strin
         ["failover", file, service] => {
             let body = serde_json::json!(asking::Failover { to: to.clone(), accept_loss: *accept_loss });
             Ok(Task::Ask(file, Verb { name: "failover", service: service.to_owned(), body }))
+        }
+        ["vip", file, service] => {
+            let (Some(interface), Some(address)) = (arguments.interface.clone(), arguments.address) else {
+                return Err("`monitor vip` needs --interface and --address".to_owned());
+            };
+            let (service, local) = (service.to_owned(), arguments.local.clone());
+            Ok(Task::Vip(file, vip::Request { service, interface, address, local }))
+        }
+        ["vip", ..] => {
+            Err("expected: monitor vip FILE SERVICE --interface NAME --address IP/PREFIX".to_owned())
         }
         [verb @ ("add" | "remove"), ..] => Err(format!("expected: monitor {verb} FILE SERVICE HOST:PORT")),
         ["switchover", ..] => Err("expected: monitor switchover FILE SERVICE [--to HOST:PORT]".to_owned()),

@@ -53,6 +53,7 @@ pub struct Builder {
     api_ini: Ini,
     sentinel: bool,
     dns: bool,
+    one_port: bool,
     env: Vec<(usize, String, String)>,
 }
 
@@ -94,6 +95,7 @@ impl Group {
             api_ini: Ini::new(),
             sentinel: false,
             dns: false,
+            one_port: false,
             env: Vec::new(),
         }
     }
@@ -125,6 +127,13 @@ impl Builder {
     #[must_use]
     pub fn redis_line(mut self, line: &str) -> Self {
         self.redis_lines.push(line.to_owned());
+        self
+    }
+
+    /// All servers on the same port, each on a host of its own.
+    #[must_use]
+    pub fn one_redis_port(mut self) -> Self {
+        self.one_port = true;
         self
     }
 
@@ -175,6 +184,9 @@ impl Builder {
             }
             if let Some(primary) = redis.first() {
                 settings = settings.replica_of(primary.addr());
+                if self.one_port {
+                    settings = settings.port(primary.addr().port());
+                }
             }
             redis.push(settings.start());
         }

@@ -238,6 +238,16 @@ pub fn run_on(
     ended.unwrap_or_else(|e| panic!("{program} {arguments:?}: {e}"))
 }
 
+/// Starts a program that serves no HTTP; it is stopped when its owner drops it.
+#[track_caller]
+pub fn spawn(host: &Host, name: &str, program: &str, arguments: &[&str]) -> Process {
+    let dir = WorkDir::new(name);
+    let mut command = command(program);
+    command.args(arguments);
+    let started = Process::start(Start { name, command, host, dir: &dir });
+    started.unwrap_or_else(|e| panic!("cannot start {program}: {e}"))
+}
+
 /// A command for a program of ours. What the caller's environment says to Albireo does not reach it.
 fn command(program: &str) -> Command {
     let mut command = Command::new(path_of(program));

@@ -1,4 +1,4 @@
-//! What changes something, over HTTP: `POST /services/{service}/switchover`, `failover`, `add` and
+//! What changes something, over HTTP: `POST /services/{service}/switchover`, `failover`, `pause`, `resume`, `add` and
 //! `remove`, with a JSON body.
 //!
 //! Guarded by `[admin] token`; without one, only this host may ask. A body has to be `application/json`, which no page
@@ -19,16 +19,41 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use settings::Secret;
 use tokio::sync::{mpsc, oneshot};
-use topology::Endpoint;
+use topology::{Endpoint, PausedRecord};
 use tracing::info;
 
 use crate::admin::error;
 use crate::door::Door;
-use crate::driver::Input;
+use crate::driver::{Input, now_ms};
 use crate::metrics::phases_ms;
 
 /// What came of a request; `None` if there is no such service.
 pub(crate) type Answer = Option<Result<Done, Declined>>;
+
+/// What came of pausing a service, or of resuming it.
+#[derive(Debug)]
+pub(crate) enum Paused {
+    /// It is so; `changed`: it was not before.
+    Done {
+        /// Whether anything was changed.
+        changed: bool,
+    },
+    /// This monitor does not lead.
+    NotLeading,
+    /// No such service.
+    NoService,
+    /// ZooKeeper did not do it, or did not say.
+    Failed(String),
+}
+
+/// What can be asked for.
+#[derive(Debug, PartialEq, Eq)]
+enum Wish {
+    /// Of the core.
+    Request(Request),
+    /// To be paused, or not any more.
+    Pause(bool),
+}
 
 /// Who asks.
 #[derive(Debug, Clone, Copy)]
@@ -74,6 +99,11 @@ pub(crate) struct Failover {
     pub(crate) accept_loss: bool,
 }
 
+/// The body of `pause` and `resume`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Nothing {}
+
 /// The body of `add` and `remove`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -96,27 +126,57 @@ pub(crate) async fn ask(
         return error(StatusCode::BAD_REQUEST, "bad_request", "the name of the service is not UTF-8");
     };
     let request = match desk.admits(caller, &headers).and_then(|()| read(&verb, &headers, &body)) {
-        Ok(request) => request,
+        Ok(Wish::Request(request)) => request,
+        Ok(Wish::Pause(wanted)) => return desk.pause(caller, service, wanted).await,
         Err((status, code, why)) => return error(status, code, &why),
     };
     info!(service, "{} asks for {}", caller.addr, words(&request));
     let (answer, answered) = oneshot::channel();
-    let gone = || error(StatusCode::SERVICE_UNAVAILABLE, "stopping", "this monitor is stopping");
     if desk.driver.send(Input::Request(service.clone(), request, answer)).is_err() {
-        return gone();
+        return stopping();
     }
     match answered.await {
         Ok(Some(Ok(done))) => Json(told(&done)).into_response(),
         Ok(Some(Err(declined))) => refusal(&declined),
-        Ok(None) => {
-            let why = format!("no service is called `{service}` here");
-            error(StatusCode::NOT_FOUND, "unknown_service", &why)
-        }
-        Err(_) => gone(),
+        Ok(None) => unknown(&service),
+        Err(_) => stopping(),
     }
 }
 
+fn stopping() -> Response {
+    error(StatusCode::SERVICE_UNAVAILABLE, "stopping", "this monitor is stopping")
+}
+
+fn unknown(service: &str) -> Response {
+    error(StatusCode::NOT_FOUND, "unknown_service", &format!("no service is called `{service}` here"))
+}
+
 impl Desk {
+    async fn pause(&self, caller: Caller, service: String, pause: bool) -> Response {
+        info!(service, "{} asks to {} the service", caller.addr, if pause { "pause" } else { "resume" });
+        let by = Some(caller.addr.ip().to_canonical().to_string());
+        let wanted = pause.then(|| PausedRecord { since_ms: Some(now_ms()), by });
+        let (answer, answered) = oneshot::channel();
+        if self.driver.send(Input::Pause(service.clone(), wanted, answer)).is_err() {
+            return stopping();
+        }
+        let done = match (answered.await, pause) {
+            (Ok(Paused::Done { changed: true }), true) => {
+                "is paused: nobody takes over before `monitor resume`, not even if the primary dies"
+            }
+            (Ok(Paused::Done { changed: false }), true) => "was paused already",
+            (Ok(Paused::Done { changed: true }), false) => "is not paused any more",
+            (Ok(Paused::Done { changed: false }), false) => "was not paused",
+            (Ok(Paused::NotLeading), _) => return refusal(&Declined::NotLeading),
+            (Ok(Paused::NoService), _) => return unknown(&service),
+            (Ok(Paused::Failed(why)), _) => {
+                return error(StatusCode::SERVICE_UNAVAILABLE, "not_written", &why);
+            }
+            (Err(_), _) => return stopping(),
+        };
+        Json(json!({"done": format!("{service} {done}"), "paused": pause})).into_response()
+    }
+
     fn admits(&self, caller: Caller, headers: &HeaderMap) -> Result<(), Refusal> {
         let authorization = headers.get(AUTHORIZATION).map(|value| value.as_bytes());
         let why = match &self.token {
@@ -129,7 +189,7 @@ impl Desk {
     }
 }
 
-fn read(verb: &str, headers: &HeaderMap, body: &[u8]) -> Result<Request, Refusal> {
+fn read(verb: &str, headers: &HeaderMap, body: &[u8]) -> Result<Wish, Refusal> {
     let bad = |why: String| (StatusCode::BAD_REQUEST, "bad_request", why);
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
@@ -140,7 +200,11 @@ fn read(verb: &str, headers: &HeaderMap, body: &[u8]) -> Result<Request, Refusal
         serde_json::from_slice::<Member>(body)
             .map_err(|e| bad(format!("expected {{\"addr\": \"HOST:PORT\"}}: {e}")))
     };
-    match verb {
+    let request = match verb {
+        "pause" | "resume" => {
+            let Nothing {} = serde_json::from_slice(body).map_err(|e| bad(format!("expected {{}}: {e}")))?;
+            return Ok(Wish::Pause(verb == "pause"));
+        }
         "add" => member().map(|Member { addr, overwrite }| Request::Add { addr, overwrite }),
         "remove" => match member()? {
             Member { overwrite: true, .. } => Err(bad("`overwrite` belongs to `add`".to_owned())),
@@ -153,10 +217,11 @@ fn read(verb: &str, headers: &HeaderMap, body: &[u8]) -> Result<Request, Refusal
             .map(|Switchover { to }| Request::Switchover { to })
             .map_err(|e| bad(format!("expected {{\"to\": \"HOST:PORT\"}}: {e}"))),
         _ => {
-            let why = "no such page; there are switchover, failover, add and remove";
+            let why = "no such page; there are switchover, failover, pause, resume, add and remove";
             Err((StatusCode::NOT_FOUND, "not_found", why.to_owned()))
         }
-    }
+    };
+    request.map(Wish::Request)
 }
 
 fn words(request: &Request) -> String {
@@ -207,7 +272,8 @@ fn refusal(declined: &Declined) -> Response {
         Declined::TimedOut(..) => (StatusCode::GATEWAY_TIMEOUT, "timed_out"),
         Declined::AlreadyPrimary(_) => (StatusCode::CONFLICT, "already_primary"),
         Declined::Overtaken(_) => (StatusCode::CONFLICT, "overtaken"),
-        Declined::IsPrimary(_)
+        Declined::Paused
+        | Declined::IsPrimary(_)
         | Declined::TooFew { .. }
         | Declined::NobodyEligible(_)
         | Declined::Unfit(..)
@@ -238,17 +304,25 @@ mod tests {
     fn what_can_be_asked() {
         let read =
             |verb, body: &str| read(verb, &json_headers(), body.as_bytes()).map_err(|(status, ..)| status);
-        assert_eq!(read("add", r#"{"addr":"a:1"}"#), Ok(Request::Add { addr: at("a:1"), overwrite: false }));
-        assert_eq!(read("remove", r#"{"addr":"a:1"}"#), Ok(Request::Remove { addr: at("a:1") }));
-        assert_eq!(read("failover", "{}"), Ok(Request::Failover { to: None, accept_loss: false }));
+        let asks = |request| Ok(Wish::Request(request));
+        assert_eq!(
+            read("add", r#"{"addr":"a:1"}"#),
+            asks(Request::Add { addr: at("a:1"), overwrite: false })
+        );
+        assert_eq!(read("pause", "{}"), Ok(Wish::Pause(true)));
+        assert_eq!(read("resume", "{}"), Ok(Wish::Pause(false)));
+        assert_eq!(read("remove", r#"{"addr":"a:1"}"#), asks(Request::Remove { addr: at("a:1") }));
+        assert_eq!(read("failover", "{}"), asks(Request::Failover { to: None, accept_loss: false }));
         let all = r#"{"to":"a:1","accept_loss":true}"#;
-        assert_eq!(read("failover", all), Ok(Request::Failover { to: Some(at("a:1")), accept_loss: true }));
+        assert_eq!(read("failover", all), asks(Request::Failover { to: Some(at("a:1")), accept_loss: true }));
         for (verb, body) in [
             ("add", ""),
             ("add", "{}"),
             ("add", r#"{"addr":"a"}"#),
             ("remove", r#"{"addr":"a:1","overwrite":true}"#),
             ("failover", ""),
+            ("pause", ""),
+            ("resume", r#"{"to":"a:1"}"#),
             ("failover", r#"{"accept-loss":true}"#),
         ] {
             assert_eq!(read(verb, body), Err(StatusCode::BAD_REQUEST), "{verb} {body}");

@@ -12,6 +12,7 @@ mod services;
 mod session;
 mod show;
 mod tell;
+pub(crate) use tell::now_ms;
 #[cfg(test)]
 mod tests;
 
@@ -27,11 +28,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 use topology::zookeeper::{PublishError, Seen, Session, Store, Versioned};
-use topology::{Endpoint, Layout, LeaderRecord, MonitorRecord, ZnodePath};
+use topology::{Endpoint, Layout, LeaderRecord, MonitorRecord, PausedRecord, ZnodePath};
 use tracing::{debug, info, warn};
 
 use crate::admin::Question;
-use crate::asking::Answer;
+use crate::asking::{Answer, Paused};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::discovery::Board;
@@ -76,6 +77,8 @@ pub(crate) enum Input {
     Ask(Question, oneshot::Sender<Value>),
     /// An operator asks for something about the service of this name.
     Request(String, Request, oneshot::Sender<Answer>),
+    /// An operator pauses the service of this name, or resumes it.
+    Pause(String, Option<PausedRecord>, oneshot::Sender<Paused>),
     /// SIGTERM or SIGINT.
     Stop,
     /// SIGHUP.
@@ -99,6 +102,10 @@ pub(crate) enum About {
     Opinion(String, Option<BTreeSet<Endpoint>>),
     /// An opinion of ours was written, or could not be.
     OpinionWritten(bool),
+    /// Whether the service is paused was read where that is followed, or written.
+    Paused(Option<PausedRecord>),
+    /// The same, read because the group asked.
+    PausedAgain(Option<PausedRecord>),
     /// The record was read at this call for it ([`Driver::vouch`]); `false`: it was not.
     Vouched(u64, bool),
 }
@@ -361,6 +368,7 @@ impl Driver {
                 let _ = answer.send(self.answer(&question));
             }
             Input::Request(service, request, answer) => self.request(&service, request, answer),
+            Input::Pause(service, wanted, answer) => self.pause(&service, wanted, answer),
             Input::Reload => {
                 info!("SIGHUP: nothing of this configuration can be reloaded yet; restart to change it")
             }

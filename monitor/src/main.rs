@@ -50,7 +50,7 @@ use crate::driver::{Driver, End, Input};
 use crate::verbs::Verb;
 
 /// Verbs of the contract that this version does not have.
-const LATER: [&str; 4] = ["status", "pause", "resume", "history"];
+const LATER: [&str; 2] = ["status", "history"];
 
 const USAGE: &str = "\
 monitor FILE
@@ -59,6 +59,8 @@ monitor FILE
        monitor remove FILE SERVICE HOST:PORT
        monitor switchover FILE SERVICE [--to HOST:PORT]
        monitor failover FILE SERVICE [--to HOST:PORT] [--accept-loss]
+       monitor pause FILE SERVICE
+       monitor resume FILE SERVICE
        monitor vip FILE SERVICE --interface NAME --address IP/PREFIX [--local HOST:PORT]";
 
 /// Watches groups of Redis servers, promotes a replica when the primary is gone, and publishes who is primary.
@@ -67,7 +69,7 @@ monitor FILE
 struct Arguments {
     /// FILE runs a monitor with this configuration. `check` validates it, also against the live servers. `add` and
     /// `remove` change the members of a group; `switchover` moves the primary without losing anything; `failover` has a
-    /// replica take over at once; `vip` holds a virtual address while the server on this host is the primary
+    /// replica take over at once; `pause` keeps everybody from taking over before `resume`; `vip` holds a virtual address while the server on this host is the primary
     #[arg(required = true, num_args = 1..=4, value_name = "VERB FILE SERVICE HOST:PORT")]
     words: Vec<String>,
     /// `add`: also a server that holds data of its own, which is gone then
@@ -159,6 +161,11 @@ fn parse<'a>(words: &[&'a str], arguments: &Arguments) -> Result<Task<'a>, Strin
             let body = serde_json::json!(asking::Failover { to: to.clone(), accept_loss: *accept_loss });
             Ok(Task::Ask(file, Verb { name: "failover", service: service.to_owned(), body }))
         }
+        ["pause" | "resume", file, service] => {
+            let name = if words[0] == "pause" { "pause" } else { "resume" };
+            let body = serde_json::json!(asking::Nothing {});
+            Ok(Task::Ask(file, Verb { name, service: service.to_owned(), body }))
+        }
         ["vip", file, service] => {
             let (Some(interface), Some(address)) = (arguments.interface.clone(), arguments.address) else {
                 return Err("`monitor vip` needs --interface and --address".to_owned());
@@ -170,6 +177,7 @@ fn parse<'a>(words: &[&'a str], arguments: &Arguments) -> Result<Task<'a>, Strin
             Err("expected: monitor vip FILE SERVICE --interface NAME --address IP/PREFIX".to_owned())
         }
         [verb @ ("add" | "remove"), ..] => Err(format!("expected: monitor {verb} FILE SERVICE HOST:PORT")),
+        [verb @ ("pause" | "resume"), ..] => Err(format!("expected: monitor {verb} FILE SERVICE")),
         ["switchover", ..] => Err("expected: monitor switchover FILE SERVICE [--to HOST:PORT]".to_owned()),
         ["failover", ..] => {
             Err("expected: monitor failover FILE SERVICE [--to HOST:PORT] [--accept-loss]".to_owned())

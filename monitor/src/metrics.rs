@@ -90,6 +90,7 @@ pub(crate) struct Metrics {
     lag: Family<OfBackend, Gauge>,
     epoch: Family<OfService, Gauge>,
     in_sync: Family<OfService, Gauge>,
+    paused: Family<OfService, Gauge>,
     damaged: Family<OfService, Counter>,
     probe_seconds: Seconds<OfBackend>,
     failovers: Family<OfReason, Counter>,
@@ -120,6 +121,7 @@ impl Metrics {
             lag: Family::default(),
             epoch: Family::default(),
             in_sync: Family::default(),
+            paused: Family::default(),
             damaged: Family::default(),
             ignored_services: Counter::default(),
             bad_heartbeats: Gauge::default(),
@@ -150,6 +152,7 @@ impl Metrics {
         );
         r.register("epoch", "Epoch of the state record", new.epoch.clone());
         r.register("in_sync", "Replicas in the in-sync set", new.in_sync.clone());
+        r.register("paused", "1 while an operator has paused the service, else 0", new.paused.clone());
         r.register(
             "znode_damaged",
             "Broken or foreign content found in a znode of the service",
@@ -177,11 +180,12 @@ impl Metrics {
     }
 
     /// A service is watched, and this is its record.
-    pub(crate) fn service(&mut self, service: &str, epoch: u64, in_sync: usize) {
+    pub(crate) fn service(&mut self, service: &str, epoch: u64, in_sync: usize, paused: bool) {
         self.known(service);
         let of = OfService { service: service.to_owned() };
         self.epoch.get_or_create(&of).set(i64::try_from(epoch).unwrap_or(i64::MAX));
         self.in_sync.get_or_create(&of).set(i64::try_from(in_sync).unwrap_or(i64::MAX));
+        self.paused.get_or_create(&of).set(i64::from(paused));
     }
 
     /// How a server does; `lag` in bytes, where it is known.
@@ -225,6 +229,7 @@ impl Metrics {
         let of = OfService { service: owned() };
         self.epoch.remove(&of);
         self.in_sync.remove(&of);
+        self.paused.remove(&of);
         self.damaged.remove(&of);
         for reason in known.reasons {
             self.failovers.remove(&OfReason { service: owned(), reason });
@@ -306,7 +311,7 @@ mod tests {
             promoted: Some(ms(5)),
             announced: Some(ms(6)),
         };
-        metrics.service(service, 2, 1);
+        metrics.service(service, 2, 1, true);
         metrics.backend(service, addr, true, Some(7));
         metrics.probed(service, addr, ms(1));
         metrics.damaged(service);
@@ -322,6 +327,7 @@ mod tests {
         fill(&mut metrics, "posts", &addr);
         for series in [
             "albireo_epoch{service=\"posts\"} 2",
+            "albireo_paused{service=\"posts\"} 1",
             "albireo_backend_up{service=\"posts\",backend=\"a:1\"} 1",
             "albireo_replica_lag_bytes{service=\"posts\",backend=\"a:1\"} 7",
             "albireo_probe_seconds_count{service=\"posts\",backend=\"a:1\"} 1",

@@ -6,7 +6,7 @@ use failover::group::Publication;
 use failover::{Order, PublishOutcome};
 use serde_json::{Value, json};
 use topology::zookeeper::{ANY_VERSION, Mode, Op, PublishError, ReadError, Store};
-use topology::{Layout, LeaderRecord, MonitorRecord, Phase, ZnodePath};
+use topology::{Layout, LeaderRecord, MonitorRecord, PausedRecord, Phase, ZnodePath};
 use tracing::{debug, info, warn};
 
 use crate::fault::Step;
@@ -109,6 +109,29 @@ impl Publisher {
     pub(crate) async fn give_up_lead(&self, reign: i32) -> Result<i32, PublishError> {
         let nobody = LeaderRecord { name: String::new(), instance: String::new() };
         self.take_lead(&nobody, Some(reign)).await
+    }
+
+    /// Has the service be paused, or not; false if it was so already.
+    pub(crate) async fn pause(
+        &self,
+        path: &ZnodePath,
+        wanted: Option<&PausedRecord>,
+    ) -> Result<bool, PublishError> {
+        let znode = self.layout.paused(path);
+        let written = match wanted {
+            Some(record) => {
+                let data = serde_json::to_vec(record).unwrap_or_default();
+                self.store.create_parents(&znode).await?;
+                self.store.create(&znode, &data, Mode::Persistent).await
+            }
+            None => self.store.delete(&znode, ANY_VERSION).await,
+        };
+        match written {
+            Ok(()) => Ok(true),
+            Err(PublishError::Exists { .. }) if wanted.is_some() => Ok(false),
+            Err(PublishError::Absent { .. }) if wanted.is_none() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Makes the ephemeral znode of this monitor, or observer.

@@ -9,7 +9,7 @@ use failover::{Action, Event, Group, Limits, Reason, Stored, Time};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use topology::zookeeper::{Followed, Seen, Versioned};
-use topology::{Endpoint, State, Topology, ZnodePath};
+use topology::{Endpoint, PausedRecord, State, Topology, ZnodePath};
 
 use crate::backend::{Backend, Report, Target};
 use crate::clock::Clock;
@@ -41,6 +41,8 @@ pub(crate) struct Service {
     /// The epoch that was last told to the log, and how many were in sync under it.
     pub(crate) told_epoch: u64,
     pub(crate) told_in_sync: usize,
+    /// The service is paused, as was last read.
+    pub(crate) paused: Option<PausedRecord>,
     /// What is wrong with a server, as last told; nothing for one that answers.
     pub(crate) told_health: BTreeMap<Endpoint, &'static str>,
     /// A fault that is told if it stands after a heartbeat, and since when it does.
@@ -88,6 +90,7 @@ impl Service {
             told: None,
             told_epoch: 0,
             told_in_sync: 0,
+            paused: None,
             told_health: BTreeMap::new(),
             untold: None,
             hooked: BTreeMap::new(),
@@ -102,16 +105,20 @@ impl Service {
         }
     }
 
-    /// Follows the two znodes of this service and reports what they hold.
+    /// Follows the three znodes of this service and reports what they hold.
     pub(crate) fn follow(
         &mut self,
         state: watch::Receiver<Followed<Versioned>>,
         path: watch::Receiver<Followed<Versioned>>,
+        paused: watch::Receiver<Followed<Versioned>>,
         inputs: &mpsc::UnboundedSender<Input>,
     ) {
         let to = |id: ServiceId| move |event| Input::Service(id.clone(), About::Event(event));
         self.followers.push(forward(state, inputs.clone(), to(self.id.clone()), state_event));
         self.followers.push(forward(path, inputs.clone(), to(self.id.clone()), path_event));
+        let id = self.id.clone();
+        let to = move |paused| Input::Service(id.clone(), About::Paused(paused));
+        self.followers.push(forward(paused, inputs.clone(), to, paused_read));
     }
 
     /// Runs something beside the loop, at most as long as this service is there.
@@ -228,6 +235,15 @@ pub(crate) fn state_event(seen: &Seen<Versioned>) -> Option<Event> {
             };
             Some(Event::State(stored, found.version))
         }
+    }
+}
+
+/// Whether a service is paused, if that was read. What stands there may have been written by hand.
+pub(crate) fn paused_read(seen: &Seen<Versioned>) -> Option<Option<PausedRecord>> {
+    match seen {
+        Seen::NotYet => None,
+        Seen::Absent => Some(None),
+        Seen::There(found) => Some(Some(serde_json::from_slice(&found.data).unwrap_or_default())),
     }
 }
 

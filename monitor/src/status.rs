@@ -30,20 +30,20 @@ pub(crate) fn service(service: &Service, age: Option<Duration>, now: Time) -> Va
                 "durability": "sync", "source": "state", "age_ms": age_ms, "leader": state.leader, "reason": state.reason,
                 "phase": match state.phase { Phase::Promoting => "promoting", Phase::Serving => "serving" },
                 "restart_guard": view.limits.restart_guard,
-                "because": because, "members": members,
+                "because": because, "paused": service.paused, "members": members,
             })
         }
         (None, (Announced::Is(topology), _)) => json!({
             "service": service.path.name(), "path": service.path.as_str(),
             "primary": topology.primary, "secondary": topology.replicas,
             "epoch": 0, "in_sync": [], "durability": "async", "source": "path", "age_ms": age_ms, "phase": "unborn",
-            "because": because, "members": members,
+            "because": because, "paused": service.paused, "members": members,
         }),
         (None, (Announced::Unread | Announced::Missing | Announced::Broken(_), _)) => json!({
             "service": service.path.name(), "path": service.path.as_str(),
             "primary": null, "secondary": [], "epoch": 0, "in_sync": [],
             "durability": null, "source": "none", "age_ms": age_ms, "phase": "unborn",
-            "because": because, "members": members,
+            "because": because, "paused": service.paused, "members": members,
         }),
     }
 }

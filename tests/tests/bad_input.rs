@@ -262,24 +262,6 @@ fn replicas_edited_by_hand_are_put_back() {
     load.stop().assert_clean();
 }
 
-/// A primary written by hand asks for something; whatever comes of it is told, fails no request and loses nothing.
-#[test]
-fn a_primary_edited_by_hand_is_answered() {
-    let mut group = Group::of(2).start();
-    let before = group.state();
-    let load = group.load();
-    let replica = before.in_sync[0].addr.clone();
-    let others: Vec<String> =
-        before.members.iter().filter(|m| **m != replica).map(|m| format!("\"{m}\"")).collect();
-    let edited = format!(r#"{{"primary": "{replica}", "secondary": [{}]}}"#, others.join(", "));
-    group.zookeeper.set(group.path().as_str(), &edited);
-    let active = group.wait_for_active();
-    group.monitors[active].process().wait_for_line("by hand", SETTLE_LIMIT);
-    group.settled();
-    load.wait_for_writes(100, LIMIT);
-    load.stop().assert_clean();
-}
-
 /// `zoo-setup`: the same content again is fine, other content is refused unless forced.
 #[test]
 fn zoo_setup_overwrites_nothing_by_itself() {

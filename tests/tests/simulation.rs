@@ -76,6 +76,8 @@ fn random_runs_keep_every_invariant_and_converge() {
         ("members removed", counts.removed, seeds / 10),
         ("failovers that were asked for", counts.handed, seeds / 20),
         ("switchovers that held the writers", counts.held, seeds / 20),
+        ("other primaries asked for in the path", counts.edited, seeds / 20),
+        ("of them, those that took over", counts.obeyed, seeds / 100),
         ("promotions from a primary that was left", counts.switched, seeds / 40),
         ("runs that converged", seeds - left - waits, seeds / 2),
     ] {

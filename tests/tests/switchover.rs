@@ -210,3 +210,43 @@ fn the_monitor_stands_still_before_each_step() {
         fails_before(step, "stop");
     }
 }
+
+/// Another primary is written into `<path>`, as the programs of the original did: it is moved there, under load, or put back.
+#[test]
+fn another_primary_in_the_path_is_a_request() {
+    let mut group = Group::of(2).start();
+    let before = group.settled();
+    let load = group.load();
+    load.wait_for_writes(100, LIMIT);
+    let (old, new) = (before.primary.addr.to_string(), before.in_sync[1].addr.to_string());
+    let third = before.in_sync[0].addr.to_string();
+    let path = group.path();
+    let edit = |primary: &str, others: &str| {
+        group
+            .zookeeper
+            .set(path.as_str(), &format!(r#"{{"primary": "{primary}", "secondary": [{others}]}}"#));
+    };
+    edit(&new, &format!(r#""{old}", "{third}""#));
+    let active = group.wait_for_active();
+    group.monitors[active]
+        .process()
+        .wait_for_line(&format!("the switchover to {new}, asked for in the path, is done"), LIMIT);
+    let after = group.settled();
+    assert_eq!((after.primary.addr.to_string(), after.promoted), (new.clone(), before.epoch + 1));
+    assert_eq!(group.announced().map(|topology| topology.primary.to_string()), Ok(new.clone()));
+    load.wait_for_epoch_above(before.epoch, LIMIT);
+
+    let edit = |primary: &str| {
+        let text = format!(r#"{{"primary": "{primary}", "secondary": ["{old}", "{new}", "{third}"]}}"#);
+        group.zookeeper.set(path.as_str(), &text);
+    };
+    edit("127.0.0.1:1");
+    let refused = "primary 127.0.0.1:1, asked for in the path, is put back: 127.0.0.1:1 is no member";
+    group.monitors[active].process().wait_for_line(refused, LIMIT);
+    wait::until("what is recorded", LIMIT, || {
+        let announced = group.announced();
+        wait::holds(announced == Ok(after.topology()), || format!("{announced:?}"))
+    });
+    load.wait_for_writes(50, LIMIT);
+    load.stop().assert_clean();
+}

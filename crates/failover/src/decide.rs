@@ -17,7 +17,7 @@ use crate::detector::Health;
 use crate::order::Deed;
 use crate::request::{self, Asked, Declined, Done, Request};
 use crate::set::{self, Outside, Unfit};
-use crate::view::{ASK_FOR, Announced, CONFIRM_WAIT, Fault, Fence, Observation, Pause, Role, View};
+use crate::view::{ASK_FOR, Announced, CONFIRM_WAIT, Fault, Fence, Observation, Pause, Paused, Role, View};
 use crate::{Disqualified, Time, Trouble};
 use crate::{candidate, cold, switchover};
 
@@ -81,6 +81,8 @@ pub enum Reason {
     RecordRestored,
     /// All is as recorded.
     Healthy,
+    /// An operator has paused the group; with what is wrong meanwhile.
+    Paused(Option<Fault>),
     /// The primary is late or answers with an error; no failover.
     PrimaryTroubled(Health),
     /// This monitor cannot reach the primary, but others can (R10); no failover.
@@ -168,6 +170,12 @@ impl fmt::Display for Reason {
                 f.write_str("the state znode held no record; the last good one is put back")
             }
             Self::Healthy => f.write_str("all is as recorded"),
+            Self::Paused(None) => {
+                f.write_str("paused by an operator: no failover and no re-pointing before `monitor resume`")
+            }
+            Self::Paused(Some(fault)) => {
+                write!(f, "{fault}; paused by an operator, so nobody takes over before `monitor resume`")
+            }
             Self::PrimaryTroubled(health) => {
                 write!(f, "the primary answers late or with an error ({})", health.word())
             }
@@ -253,6 +261,17 @@ fn recorded(view: &View, state: &State, now: Time) -> Decision {
         return decision;
     }
     match (view.primary_fault(now), state.phase) {
+        // What is published is finished; nothing new begins.
+        (Some((fault, _)), Phase::Serving) if view.paused == Paused::Yes => {
+            let steps = refused_while_paused(view).into_iter().collect();
+            Decision { steps, because: Reason::Paused(Some(fault)) }
+        }
+        (Some(_), Phase::Serving) if view.paused == Paused::Unread => wait(Reason::Unread),
+        (None, Phase::Serving) if view.paused != Paused::No => {
+            let mut decision = settle(view, state, now);
+            decision.steps.extend(refused_while_paused(view));
+            decision
+        }
         (Some((fault, since)), _) => failover(view, state, fault, since, now),
         (None, Phase::Promoting) => finish(view, state, now),
         (None, Phase::Serving) => match &view.asked {
@@ -279,6 +298,19 @@ fn recorded(view: &View, state: &State, now: Time) -> Decision {
                 Some(_) | None => settle(view, state, now),
             },
         },
+    }
+}
+
+/// What an operator asked for and cannot have while the group is paused.
+fn refused_while_paused(view: &View) -> Option<Step> {
+    match &view.asked.as_ref()?.request {
+        Request::Failover { .. } | Request::Switchover { .. } if view.paused == Paused::Yes => {
+            Some(Step::Answer(Err(Declined::Paused)))
+        }
+        Request::Failover { .. }
+        | Request::Switchover { .. }
+        | Request::Add { .. }
+        | Request::Remove { .. } => None,
     }
 }
 
@@ -597,8 +629,14 @@ pub(crate) fn settle(view: &View, state: &State, now: Time) -> Decision {
     } else if tick_is_due(view, addr, primary, now) {
         decision.steps.push(Step::Order { backend: addr.clone(), deed: Deed::Tick });
     }
-    decision.steps.extend(strays(view, state, now));
+    // A server that is serviced is left where its operator puts it.
+    let held =
+        |step: &Step| matches!(step, Step::Order { deed: Deed::Attach, .. }) && view.paused != Paused::No;
+    decision.steps.extend(strays(view, state, now).filter(|step| !held(step)));
     decision.steps.extend(request::release(view));
+    if decision.because == Reason::Healthy && view.paused == Paused::Yes {
+        decision.because = Reason::Paused(None);
+    }
     decision
 }
 
@@ -746,10 +784,13 @@ fn damage(view: &View, state: &State) -> Option<String> {
         (Announced::Missing, _) => Some("the znode was deleted".into()),
         (Announced::Broken(why), _) => Some(why.clone()),
         (Announced::Is(found), _) if *found == recorded => None,
-        (Announced::Is(found), _) if found.primary != recorded.primary => Some(alloc::format!(
-            "primary {} asked for; a switchover by hand edit is not available yet",
-            found.primary
-        )),
+        // It asks for a switchover, and stays until that is done or refused.
+        (Announced::Is(found), _) if found.primary != recorded.primary => {
+            let asks = view.asked.as_ref().is_some_and(|asked| asked.number.is_none());
+            // It may be an older record that it differs from.
+            let unsure = view.edited().is_some() && !view.record_confirmed;
+            (!asks && !unsure).then(|| alloc::format!("primary {}", found.primary))
+        }
         (Announced::Is(_), _) => Some("other secondaries; use `monitor add` or `monitor remove`".into()),
     }
 }

@@ -14,8 +14,8 @@ use crate::detector::Trouble;
 use crate::order::{Deed, Order, Refused};
 use crate::request::{self, Asked, Declined, Done, Request};
 use crate::view::{
-    ASK_FOR, Announced, Backend, CONFIRM_WAIT, Limits, Observation, Pause, PeerOpinion, Role, Seen, View,
-    follows,
+    ASK_FOR, Announced, Backend, CONFIRM_WAIT, Limits, Observation, Pause, Paused, PeerOpinion, Role, Seen,
+    View, follows,
 };
 use crate::{Disqualified, Time, set, switchover};
 
@@ -53,6 +53,8 @@ pub enum Event {
     Published(u64, PublishOutcome),
     /// An order ended.
     Ordered(Endpoint, Outcome),
+    /// Whether an operator has paused the group, as it was read.
+    Paused(bool),
     /// An operator asks for this, under a number of the driver's choice.
     Asked(u64, Request),
     /// This monitor itself stood still (R13).
@@ -114,7 +116,7 @@ pub enum Action {
     Order(Order),
     /// Ask this server now, besides the regular probes.
     Look(Endpoint),
-    /// Read `state` and `<path>` again.
+    /// Read `state`, `<path>` and whether the group is paused again.
     Reread,
     /// The reason changed; for log and status.
     Say(Reason),
@@ -122,6 +124,9 @@ pub enum Action {
     Completed(Timeline),
     /// What came of the request with this number.
     Answer(u64, Result<Done, Declined>),
+    /// Somebody wrote this primary into `<path>` by hand, which asks for a switchover; with what came of it, once that is
+    /// known.
+    Edited(Endpoint, Option<Result<Done, Declined>>),
 }
 
 /// A publication.
@@ -193,6 +198,8 @@ pub struct Group {
     /// An older version than the known one was read of `state`, and of `<path>` (-1: nothing): a late answer, or the
     /// znode was deleted or made anew. Reading it again tells which.
     older: [Option<i32>; 2],
+    /// The version of `<path>` whose primary was last taken for a request.
+    edit: Option<i32>,
 }
 
 /// A publication that was begun.
@@ -227,6 +234,7 @@ impl Group {
             promotion_refused: None,
             last_failover: None,
             stamped: None,
+            paused: Paused::Unread,
             asked: None,
             releasing: None,
             publishing: false,
@@ -244,6 +252,7 @@ impl Group {
             primary_closed: None,
             fault_at: None,
             older: [None; 2],
+            edit: None,
         }
     }
 
@@ -295,6 +304,7 @@ impl Group {
             }
             Event::Published(..) => {}
             Event::Ordered(addr, outcome) => self.order_ended(&addr, outcome, now),
+            Event::Paused(paused) => self.view.paused = if paused { Paused::Yes } else { Paused::No },
             Event::Asked(number, request) => self.asked(number, request, now),
             Event::Stalled => self.view.backends.values_mut().for_each(|b| b.detector.forget_silence(now)),
             Event::Tick => {}
@@ -327,6 +337,9 @@ impl Group {
         self.view.stamped = None;
         self.view.record_confirmed = false;
         self.view.basis = None;
+        if reign.is_some() {
+            self.view.paused = Paused::Unread;
+        }
         self.view.backends.values_mut().for_each(|b| b.pause = Pause::No); // another monitor may have ended it
         self.look_afresh(now);
         match reign {
@@ -342,8 +355,7 @@ impl Group {
             (Some(_), None, _) => Declined::NoRecord,
             (Some(_), Some(_), Some(_)) => Declined::Busy,
             (Some(_), Some(state), None) => {
-                let (promoted, primary) = (state.promoted, state.primary.addr.clone());
-                self.view.asked = Some(Asked { number, request, at: now, promoted, primary });
+                self.view.asked = Some(Asked::new(Some(number), request, state, now));
                 return;
             }
         };
@@ -351,8 +363,35 @@ impl Group {
     }
 
     fn answer(&mut self, outcome: Result<Done, Declined>) {
-        if let Some(asked) = self.view.asked.take() {
-            self.actions.push_back(Action::Answer(asked.number, outcome));
+        match self.view.asked.take() {
+            Some(Asked { number: Some(number), .. }) => {
+                self.actions.push_back(Action::Answer(number, outcome));
+            }
+            Some(Asked { number: None, request: Request::Switchover { to: Some(to) }, .. }) => {
+                self.actions.push_back(Action::Edited(to, Some(outcome)));
+            }
+            Some(_) | None => {}
+        }
+    }
+
+    /// Another primary in `<path>`, written there by hand, is asked for once. While something else is asked for it waits.
+    fn tend_edit(&mut self, now: Time) {
+        let version = self.view.announced.1;
+        if self.view.reign.is_none()
+            || !self.view.record_confirmed
+            || self.view.publishing
+            || self.view.asked.is_some()
+            || self.edit == Some(version)
+        {
+            return;
+        }
+        let (Some(to), Some(state)) = (self.view.edited(), self.view.state()) else { return };
+        if state.phase == Phase::Serving {
+            let to = to.clone();
+            let request = Request::Switchover { to: Some(to.clone()) };
+            self.view.asked = Some(Asked::new(None, request, state, now));
+            self.edit = Some(version);
+            self.actions.push_back(Action::Edited(to, None));
         }
     }
 
@@ -742,6 +781,7 @@ impl Group {
             None => self.fault_at = None,
         }
         self.tend_request(now);
+        self.tend_edit(now);
         let Decision { steps, because } = decide(&self.view, now);
         for step in steps {
             match step {
@@ -766,6 +806,14 @@ impl Group {
         // What has not been read is not overwritten.
         if announce && self.view.announced.0 == Announced::Unread {
             return;
+        }
+        if announce
+            && self.edit != Some(self.view.announced.1)
+            && let Some(edited) = self.view.edited().filter(|to| **to != next.primary.addr)
+        {
+            // Written while something else was under way, which puts its own there now.
+            let busy = Some(Err(Declined::Busy));
+            self.actions.push_back(Action::Edited(edited.clone(), busy));
         }
         let announce = announce.then(|| {
             let expected = match &self.view.announced {

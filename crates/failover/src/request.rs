@@ -53,8 +53,8 @@ pub enum Request {
 /// A request under way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
-    /// For the answer.
-    pub number: u64,
+    /// For the answer; none of what somebody asked for by writing another primary into `<path>`.
+    pub number: Option<u64>,
     /// What is asked for.
     pub request: Request,
     /// When.
@@ -63,6 +63,12 @@ pub struct Asked {
     pub promoted: u64,
     /// The primary then.
     pub primary: Endpoint,
+}
+
+impl Asked {
+    pub(crate) fn new(number: Option<u64>, request: Request, state: &State, at: Time) -> Self {
+        Self { number, request, at, promoted: state.promoted, primary: state.primary.addr.clone() }
+    }
 }
 
 /// What was done.
@@ -92,6 +98,8 @@ pub enum Declined {
     NoRecord,
     /// It is no member.
     NoMember(Endpoint),
+    /// The group is paused.
+    Paused,
     /// It is the primary.
     IsPrimary(Endpoint),
     /// Too few proven replicas would stay in sync.
@@ -125,7 +133,8 @@ impl Declined {
     /// Whether it is refused for the sake of the data; if not, it may be tried again as it is.
     pub fn is_for_safety(&self) -> bool {
         match self {
-            Self::IsPrimary(_)
+            Self::Paused
+            | Self::IsPrimary(_)
             | Self::TooFew { .. }
             | Self::NobodyEligible(_)
             | Self::Unfit(..)
@@ -151,6 +160,7 @@ impl fmt::Display for Declined {
             Self::Busy => f.write_str("another request for this service is under way"),
             Self::NoRecord => f.write_str("the service has no record yet"),
             Self::NoMember(addr) => write!(f, "{addr} is no member"),
+            Self::Paused => f.write_str("the service is paused; `monitor resume` ends that"),
             Self::IsPrimary(addr) => write!(f, "{addr} is the primary; let another one take over first"),
             Self::TooFew { stay, needed } => write!(
                 f,

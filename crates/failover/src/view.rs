@@ -278,6 +278,17 @@ pub enum PeerOpinion {
     CannotReach(BTreeSet<Endpoint>),
 }
 
+/// Whether an operator has paused the group: nothing new begins then, and what is published is finished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Paused {
+    /// Not read yet under this reign; nothing begins before it is.
+    Unread,
+    /// No.
+    No,
+    /// Yes.
+    Yes,
+}
+
 /// What is wrong with the recorded primary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -328,6 +339,8 @@ pub struct View {
     pub last_failover: Option<Time>,
     /// When the recorded primary was last stamped under this reign.
     pub stamped: Option<Time>,
+    /// Whether an operator has paused the group.
+    pub paused: Paused,
     /// What an operator asked for.
     pub asked: Option<Asked>,
     /// A server that was taken out of the group and is being told so, and since when.
@@ -339,6 +352,18 @@ pub struct View {
 }
 
 impl View {
+    /// The primary that somebody wrote into `<path>` by hand: another one than is recorded, in a version after our last write.
+    /// Certain only while this monitor leads, for then nobody else writes there.
+    pub fn edited(&self) -> Option<&Endpoint> {
+        let (state, (announced, version)) = (self.state()?, &self.announced);
+        match announced {
+            Announced::Is(topology) if *version > state.path_version => {
+                Some(&topology.primary).filter(|primary| **primary != state.primary.addr)
+            }
+            Announced::Is(_) | Announced::Unread | Announced::Missing | Announced::Broken(_) => None,
+        }
+    }
+
     /// The record, if there is one.
     pub fn state(&self) -> Option<&State> {
         self.record.as_ref().map(|(state, _)| state)

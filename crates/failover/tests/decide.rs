@@ -465,6 +465,7 @@ fn why_nothing_is_done() {
     let mut scene = Scene::empty();
     assert_eq!(reason(&scene), Reason::Passive(None));
     scene.event(Event::Reign(Some(7)));
+    scene.event(Event::Paused(false));
     assert_eq!(reason(&scene), Reason::Unread);
     scene.event(Event::State(Stored::Absent, -1));
     assert_eq!(reason(&scene), Reason::Unread, "the path has not been read");
@@ -484,6 +485,7 @@ fn birth_waits_for_the_named_primary() {
     let born = |seen: Option<Observation>| {
         let mut scene = Scene::empty();
         scene.event(Event::Reign(Some(7)));
+        scene.event(Event::Paused(false));
         scene.event(Event::State(Stored::Absent, -1));
         let seed = Topology::new(at("a"), vec![at("b"), at("c")]).unwrap();
         scene.event(Event::Announced(Announced::Is(seed), 0));

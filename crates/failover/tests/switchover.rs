@@ -3,8 +3,9 @@
 mod common;
 
 use common::{Scene, at, detached, entry, look, ms, order, primary, record, replica, run, words};
+use failover::view::Announced;
 use failover::{Command, Deed, Event, Fence, Limits, Observation, Outcome, Request, Stored, Verdict};
-use topology::{InSync, Phase, PrimaryRef, State};
+use topology::{InSync, Phase, PrimaryRef, State, Topology};
 
 /// A monitor that leads, with nothing under way, and is asked for a switchover.
 fn asked(to: Option<&str>) -> Scene {
@@ -217,6 +218,7 @@ fn found_by_another() -> Scene {
     scene.pass(1);
     scene.event(Event::State(Stored::Is(handing_over()), 6));
     scene.event(Event::Reign(Some(8)));
+    scene.event(Event::Paused(false));
     scene.read_again();
     scene.pass(3);
     scene.did();
@@ -328,4 +330,97 @@ fn what_the_guard_lets_through() {
     let stamp = order("a", Deed::Stamp, record()).prepare();
     assert_eq!(stamp, Some(Command::Unpause), "no stamp is held");
     assert!(ms(5000) > failover::switchover::LEVEL_WAIT);
+}
+
+/// Somebody writes this primary into `<path>`.
+fn edited(scene: &mut Scene, to: &str, version: i32) {
+    let others = ["a", "b", "c"].into_iter().filter(|other| *other != to).map(at).collect();
+    let topology = Topology::new(at(to), others).expect("a topology");
+    scene.event(Event::Announced(Announced::Is(topology), version));
+}
+
+const PUT_BACK: &str = "publish on 5: 3 serving a [\"b\", \"c\"], announce";
+
+/// What stands in the path stays there until the switchover has made it true.
+#[test]
+fn another_primary_in_the_path_is_asked_for() {
+    let mut scene = Scene::leading(record());
+    scene.ordered("a", Outcome::Done(None));
+    scene.all_answer();
+    scene.did();
+    edited(&mut scene, "b", 1);
+    assert_eq!(scene.acts(), ["edited b", "pause a [3]"]);
+    paused(&mut scene, 100);
+    says(&mut scene, "b", 100);
+    scene.did();
+    scene.stands(6);
+    assert_eq!(scene.acts(), ["leave a [4]"]);
+    scene.pass(1);
+    scene.ordered("a", Outcome::Done(Some(detached("a"))));
+    says(&mut scene, "b", 100);
+    scene.ordered("b", Outcome::Done(Some(promoted("b", 4, 130))));
+    assert!(scene.acts().contains(&"publish on 6: 4 serving b [\"c\", \"a\"], announce".into()));
+    assert_eq!(scene.wanted().path_version, 2, "over the version that was edited");
+    scene.stands(7);
+    assert!(scene.acts().contains(&"edited b: failed over to b".into()));
+}
+
+#[test]
+fn what_cannot_be_asked_for_in_the_path_is_put_back() {
+    let mut scene = Scene::leading(record());
+    scene.event(Event::Paused(true));
+    edited(&mut scene, "b", 1);
+    let acts = scene.acts();
+    let refused = "edited b: the service is paused; `monitor resume` ends that";
+    assert_eq!(acts, ["edited b", refused]);
+    scene.pass(1);
+    assert_eq!(scene.acts(), [PUT_BACK]);
+    scene.event(Event::Paused(false));
+    scene.fails();
+    scene.read_again();
+    scene.pass(50);
+    assert_eq!(scene.acts(), ["reread", PUT_BACK], "it is asked for once");
+
+    let mut scene = Scene::leading(record());
+    let stranger = Topology::new(at("x"), vec![at("a"), at("b"), at("c")]).unwrap();
+    scene.event(Event::Announced(Announced::Is(stranger), 1));
+    assert_eq!(scene.acts(), ["edited x", "edited x: x:1 is no member"]);
+    scene.pass(1);
+    assert_eq!(scene.acts(), [PUT_BACK]);
+}
+
+/// What this monitor or an earlier one wrote itself is nobody's request.
+#[test]
+fn an_old_path_asks_for_nothing() {
+    let mut scene = Scene::leading(State { path_version: 4, ..record() });
+    edited(&mut scene, "b", 4);
+    assert_eq!(scene.acts(), [PUT_BACK]);
+
+    let mut scene = Scene::passive(record());
+    edited(&mut scene, "b", 1);
+    assert_eq!(scene.acts(), Vec::<String>::new(), "who does not lead does nothing");
+    scene.event(Event::Reign(Some(7)));
+    scene.event(Event::Paused(false));
+    scene.did();
+    scene.pass(1);
+    assert_eq!(scene.acts(), Vec::<String>::new(), "the record may be an old one");
+    scene.read_again();
+    assert_eq!(scene.acts(), ["edited b"]);
+}
+
+/// It may be edited while a primary dies. The failover has its way, and whoever wrote there is told.
+#[test]
+fn an_edit_that_came_too_late_is_not_forgotten_in_silence() {
+    let mut scene = Scene::leading(record());
+    scene.kill("a");
+    scene.pass(1);
+    for name in ["b", "c"] {
+        scene.seen(name, replica(name, "a", false, 100));
+    }
+    assert_eq!(scene.acts(), ["publish on 5: 4 promoting b [\"c\"]"]);
+    edited(&mut scene, "c", 1);
+    scene.stands(6);
+    scene.ordered("b", Outcome::Done(Some(promoted("b", 4, 130))));
+    let acts = scene.acts();
+    assert!(acts.contains(&"edited c: another request for this service is under way".into()), "{acts:?}");
 }

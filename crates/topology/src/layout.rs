@@ -45,6 +45,11 @@ impl Layout {
         alloc::format!("{}{path}/history", self.root)
     }
 
+    /// A [`PausedRecord`], exactly while an operator has paused one service.
+    pub fn paused(&self, path: &ZnodePath) -> String {
+        alloc::format!("{}{path}/paused", self.root)
+    }
+
     /// Who leads: a [`LeaderRecord`]; persistent, never deleted.
     pub fn leader(&self) -> String {
         alloc::format!("{}/leader", self.root)
@@ -115,4 +120,15 @@ pub struct MonitorRecord {
     pub sentinel: Option<Endpoint>,
     /// Advanced by the active monitor every heartbeat.
     pub beat: u64,
+}
+
+/// Since when a service is paused, and who asked for it. What counts is that the znode is there, whatever it holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PausedRecord {
+    /// Milliseconds since 1970, by the clock of the monitor that wrote it; for people only.
+    #[serde(default)]
+    pub since_ms: Option<u64>,
+    /// Where it was asked for.
+    #[serde(default)]
+    pub by: Option<String>,
 }

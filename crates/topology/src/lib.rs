@@ -20,5 +20,5 @@ pub mod zookeeper;
 
 pub use announcement::{Topology, TopologyError};
 pub use endpoint::{Endpoint, EndpointError, ZnodePath, ZnodePathError};
-pub use layout::{Layout, LeaderRecord, MonitorRecord};
+pub use layout::{Layout, LeaderRecord, MonitorRecord, PausedRecord};
 pub use state::{InSync, LAST_EPOCH, Phase, PrimaryRef, State, StateError};

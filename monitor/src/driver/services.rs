@@ -5,15 +5,18 @@ use std::time::Duration;
 use failover::{Action, Event, Outcome, PublishOutcome, Request};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
-use topology::ZnodePath;
 use topology::zookeeper::{Seen, SessionPhase, Versioned};
+use topology::{PausedRecord, ZnodePath};
 use tracing::{info, warn};
 
 use super::tell::{acted, not_published, tell_record, tell_words};
 use super::{About, Driver, Input};
-use crate::asking::Answer;
+use crate::asking::{Answer, Paused};
 use crate::publisher::Publisher;
-use crate::service::{Service, ServiceId, path_event, state_event};
+use crate::service::{Service, ServiceId, path_event, paused_read, state_event};
+
+/// Between two attempts to read what must be read.
+const READ_AGAIN: Duration = Duration::from_millis(100);
 
 impl Driver {
     pub(super) fn add_service(&mut self, path: ZnodePath, discovered: bool) {
@@ -29,9 +32,9 @@ impl Driver {
         self.incarnations += 1;
         let limits = self.around.config.limits();
         let mut service = Service::new(path.clone(), self.incarnations, limits, &self.me.name, discovered);
-        let (state, announced) =
-            (self.store.follow(&self.layout.state(&path)), self.store.follow(path.as_str()));
-        service.follow(state, announced, &self.around.inputs);
+        let follow = |znode: &str| self.store.follow(znode);
+        let (state, paused) = (follow(&self.layout.state(&path)), follow(&self.layout.paused(&path)));
+        service.follow(state, follow(path.as_str()), paused, &self.around.inputs);
         self.services.insert(name.clone(), service);
         info!(service = name, "watching {path}");
         let answers = self.session.is_some_and(|session| session.phase == SessionPhase::Connected);
@@ -117,6 +120,8 @@ impl Driver {
                 self.write_opinion(name);
             }
             About::Vouched(call, read) => self.vouched(name, call, read),
+            About::Paused(paused) => self.paused(name, paused),
+            About::PausedAgain(paused) => self.paused_again(name, paused),
         }
     }
 
@@ -167,18 +172,26 @@ impl Driver {
                 }
             }
             Action::Reread => {
-                let (store, path, state) =
-                    (self.store.clone(), service.path.clone(), self.layout.state(&service.path));
+                let (store, path) = (self.store.clone(), service.path.clone());
+                let (state, paused) = (self.layout.state(&path), self.layout.paused(&path));
                 self.later(name, async move {
-                    let (state, path) = tokio::join!(store.get(&state), store.get(path.as_str()));
-                    let read = |found: Option<Versioned>| found.map_or(Seen::Absent, Seen::There);
-                    let state = state.ok().and_then(|found| state_event(&read(found)));
-                    let path = path.ok().and_then(|found| path_event(&read(found)));
-                    state.into_iter().chain(path).map(About::Event).collect()
+                    loop {
+                        let read =
+                            tokio::join!(store.get(&state), store.get(path.as_str()), store.get(&paused));
+                        if let (Ok(state), Ok(path), Ok(paused)) = read {
+                            let seen = |found: Option<Versioned>| found.map_or(Seen::Absent, Seen::There);
+                            let paused = paused_read(&seen(paused)).map(About::PausedAgain);
+                            let events = [state_event(&seen(state)), path_event(&seen(path))];
+                            let events = events.into_iter().flatten().map(About::Event);
+                            return paused.into_iter().chain(events).collect();
+                        }
+                        sleep(READ_AGAIN).await;
+                    }
                 });
             }
             Action::Say(reason) => self.say(name, &reason),
             Action::Completed(timeline) => self.completed(name, &timeline),
+            Action::Edited(to, outcome) => self.edited(name, &to, outcome.as_ref()),
             Action::Answer(number, outcome) => {
                 self.answered(name, &outcome);
                 if let Some(answer) = self.requests.remove(&number) {
@@ -197,6 +210,69 @@ impl Driver {
         self.asked += 1;
         self.requests.insert(self.asked, answer);
         self.group(name, Event::Asked(self.asked, request));
+    }
+
+    /// Whether the service is paused was read, or just written.
+    fn paused(&mut self, name: &str, paused: Option<PausedRecord>) {
+        let Some(service) = self.services.get_mut(name) else { return };
+        match (&service.paused, &paused) {
+            (None, Some(record)) => warn!(
+                service = name,
+                "paused{}: no failover and no re-pointing before `monitor resume`",
+                record.by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default()
+            ),
+            (Some(_), None) => info!(service = name, "resumed"),
+            (None, None) | (Some(_), Some(_)) => {}
+        }
+        let is_paused = paused.is_some();
+        service.paused = paused;
+        self.group(name, Event::Paused(is_paused));
+    }
+
+    /// Whether the service is paused was read once more. What is followed is newer, or will be in a moment: where the two
+    /// differ, one of them was late.
+    fn paused_again(&mut self, name: &str, read: Option<PausedRecord>) {
+        let Some(service) = self.services.get(name) else { return };
+        if service.paused == read {
+            return self.group(name, Event::Paused(read.is_some()));
+        }
+        let (store, znode) = (self.store.clone(), self.layout.paused(&service.path));
+        self.later(name, async move {
+            loop {
+                sleep(READ_AGAIN).await;
+                if let Ok(found) = store.get(&znode).await {
+                    let read = paused_read(&found.map_or(Seen::Absent, Seen::There));
+                    return read.map(About::PausedAgain).into_iter().collect();
+                }
+            }
+        });
+    }
+
+    /// An operator pauses the service of that name, or resumes it. Done once it stands in ZooKeeper.
+    pub(super) fn pause(
+        &mut self,
+        name: &str,
+        wanted: Option<PausedRecord>,
+        answer: oneshot::Sender<Paused>,
+    ) {
+        let Some(service) = self.services.get(name).filter(|_| self.reign.is_some()) else {
+            let known = self.services.contains_key(name);
+            let _ = answer.send(if known { Paused::NotLeading } else { Paused::NoService });
+            return;
+        };
+        let (publisher, path) = (self.bound_publisher(), service.path.clone());
+        self.later(name, async move {
+            match publisher.pause(&path, wanted.as_ref()).await {
+                Ok(changed) => {
+                    let _ = answer.send(Paused::Done { changed }); // whoever asked may be gone
+                    vec![About::Paused(wanted)]
+                }
+                Err(error) => {
+                    let _ = answer.send(Paused::Failed(error.to_string()));
+                    Vec::new()
+                }
+            }
+        });
     }
 
     /// Runs something beside the loop and takes in what comes of it when it ends.

@@ -104,7 +104,7 @@ impl Driver {
         for (name, service) in &self.services {
             let view = service.group.view();
             let (epoch, in_sync) = view.state().map_or((0, 0), |s| (s.epoch, s.in_sync.len()));
-            metrics.service(name, epoch, in_sync);
+            metrics.service(name, epoch, in_sync, service.paused.is_some());
             for addr in view.backends.keys() {
                 let up = matches!(view.health(addr, now), Health::Up | Health::Suspect);
                 metrics.backend(name, addr, up, status::lag(view, addr));

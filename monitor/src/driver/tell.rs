@@ -84,6 +84,7 @@ impl Driver {
             | Event::Troubled(..)
             | Event::Published(..)
             | Event::Asked(..)
+            | Event::Paused(_)
             | Event::Stalled
             | Event::Tick => {}
         }
@@ -116,6 +117,20 @@ impl Driver {
             "leader": self.me.name,
         });
         self.remember(name, record);
+    }
+
+    /// Somebody wrote another primary into `<path>` by hand.
+    pub(super) fn edited(&self, name: &str, to: &Endpoint, outcome: Option<&Result<Done, Declined>>) {
+        match outcome {
+            None => warn!(
+                service = name,
+                "the path was edited by hand: primary {to} asked for, a switchover begins"
+            ),
+            Some(Ok(_)) => info!(service = name, "the switchover to {to}, asked for in the path, is done"),
+            Some(Err(why)) => {
+                warn!(service = name, "primary {to}, asked for in the path, is put back: {why}");
+            }
+        }
     }
 
     fn remember(&self, name: &str, record: Value) {
@@ -161,7 +176,7 @@ impl Driver {
 }
 
 /// Milliseconds since 1970, for people only.
-fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     since.as_millis() as u64
 }
@@ -339,6 +354,7 @@ fn loudness(reason: &Reason) -> Level {
         Reason::Failover(..) | Reason::Switchover(_) => Level::INFO,
         Reason::PrimaryTroubled(Health::Suspect | Health::Unknown | Health::Up)
         | Reason::Healthy
+        | Reason::Paused(None)
         | Reason::StoreAway(None)
         | Reason::Announcing
         | Reason::Promoting
@@ -368,7 +384,10 @@ fn loudness(reason: &Reason) -> Level {
         | Reason::GivenBack(_)
         | Reason::ColdStartWaits(Wait::Loading(_) | Wait::Settling)
         | Reason::AnnouncementRestored(_) => Level::WARN,
-        Reason::RecordDamaged | Reason::NobodyEligible(_) | Reason::ColdStartWaits(_) => Level::ERROR,
+        Reason::RecordDamaged
+        | Reason::NobodyEligible(_)
+        | Reason::Paused(Some(_))
+        | Reason::ColdStartWaits(_) => Level::ERROR,
     }
 }
 

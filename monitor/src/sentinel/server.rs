@@ -260,6 +260,7 @@ fn refusal(declined: &Declined) -> Reply {
         }
         Declined::NoRecord
         | Declined::NoMember(_)
+        | Declined::Paused
         | Declined::IsPrimary(_)
         | Declined::TooFew { .. }
         | Declined::NobodyEligible(_)

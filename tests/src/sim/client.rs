@@ -90,9 +90,8 @@ impl Sim {
         self.start(at, TICK, Timer::Store);
         if self.monitors[at].client.follows.is_empty() {
             let peer = 1 - at;
-            for path in
-                [Path::Leader, Path::State, Path::Announcement, Path::Monitor(peer), Path::Opinion(peer)]
-            {
+            let shared = [Path::Leader, Path::State, Path::Announcement, Path::Paused];
+            for path in shared.into_iter().chain([Path::Monitor(peer), Path::Opinion(peer)]) {
                 self.monitors[at].client.follows.insert(path, None);
             }
         }
@@ -297,6 +296,7 @@ impl Sim {
                 if let Some(content) = found(answer) {
                     let event = match path {
                         Path::Announcement => announcement_event(content),
+                        Path::Paused => GroupEvent::Paused(content.is_some()),
                         _ => self.flawed_event(state_event(content)),
                     };
                     self.group_input(at, event);

@@ -140,6 +140,8 @@ impl Sim {
             (true, true) => self.cold_error(at, &old, next),
             (true, false) => None,
         };
+        let why = why
+            .or_else(|| (next.promoted == next.epoch).then(|| self.begun_while_paused(at, &old)).flatten());
         if let Some(why) = why {
             self.broken(format!("m{at} decides on epoch {}: {why}", next.epoch));
         }

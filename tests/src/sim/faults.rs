@@ -337,6 +337,7 @@ impl Sim {
     pub(super) fn heal(&mut self) {
         say!(self, "all faults end");
         self.healed = Some(self.now);
+        self.resume();
         self.heal_network();
         self.store.lose_next = None;
         let outage = self.store.outage;

@@ -126,6 +126,10 @@ pub struct Counts {
     pub removed: u64,
     /// Failovers that were asked for.
     pub handed: u64,
+    /// Other primaries in the path that were taken for a request, and those that became primary.
+    pub edited: u64,
+    /// See there.
+    pub obeyed: u64,
     /// Times that writers were held for a switchover.
     pub held: u64,
     /// Promotions under a record that names a primary that is left.
@@ -166,6 +170,8 @@ impl Counts {
         self.added += other.added;
         self.removed += other.removed;
         self.handed += other.handed;
+        self.edited += other.edited;
+        self.obeyed += other.obeyed;
         self.held += other.held;
         self.switched += other.switched;
         self.declined += other.declined;

@@ -84,6 +84,8 @@ pub(super) struct Monitor {
     pub(super) group: Group,
     pub(super) lead: Lead,
     pub(super) reign: Option<i32>,
+    /// When that began or ended.
+    pub(super) reigned_at: Us,
     /// When the loop meant to wake at the latest.
     planned: Us,
     next_beat: Us,
@@ -117,6 +119,7 @@ impl Monitor {
             group: Group::new(name.into(), plan.limits.clone()),
             lead: Lead::new(record, plan.heartbeat, Peer::Active),
             reign: None,
+            reigned_at: 0,
             planned: Us::MAX,
             next_beat: 0,
             wake: Us::MAX,
@@ -375,7 +378,7 @@ impl Sim {
             }
             Action::Look(addr) => self.look_now(at, super::redis::index(&addr)),
             Action::Reread => {
-                for path in [Path::State, Path::Announcement] {
+                for path in [Path::Paused, Path::State, Path::Announcement] {
                     self.call(at, None, Request::Get(path), Call::Reread(path));
                 }
             }
@@ -388,6 +391,7 @@ impl Sim {
             }
             Action::Completed(timeline) => say!(self, "m{at} completed {}", timeline.epoch),
             Action::Answer(number, outcome) => self.judge_answer(at, number, outcome),
+            Action::Edited(to, outcome) => self.judge_edit(at, &to, outcome),
         }
     }
 
@@ -448,7 +452,7 @@ impl Sim {
         let m = &mut self.monitors[at];
         let reign = m.lead.reign();
         if reign != m.reign {
-            m.reign = reign;
+            (m.reign, m.reigned_at) = (reign, self.now);
             say!(self, "m{at} reigns: {reign:?}");
             let told = if self.flaw == Some(Flaw::AlwaysLeads) { Some(reign.unwrap_or(0)) } else { reign };
             self.group_event(at, GroupEvent::Reign(told));
@@ -565,6 +569,7 @@ impl Sim {
                 self.group_event(at, event);
             }
             Path::Announcement => self.group_event(at, announcement_event(found)),
+            Path::Paused => self.group_event(at, GroupEvent::Paused(found.is_some())),
             Path::Monitor(of) => {
                 let beat = found.and_then(|(content, _)| match content {
                     Content::Monitor { instance, beat } => Some((instance, beat)),

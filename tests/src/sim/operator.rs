@@ -8,17 +8,23 @@
 //! * Who is said to be released follows nobody, until it is added again.
 //!
 //! A request whose monitor dies is forgotten, or asked again.
+//!
+//! He also writes another primary into `<path>`, which asks for a switchover, and pauses the group: who led, or took the lead,
+//! while it was paused begins no promotion.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use failover::request::{Declined, Done};
+use failover::view::Paused;
 use failover::{Command, Deed, Event as GroupEvent, Order, Request};
-use topology::{Endpoint, Phase, State};
+use topology::{Endpoint, Phase, State, Topology};
 
 use super::flaw::Flaw;
 use super::kernel::{Event, MS, Sim, Us, say};
 use super::monitor::Timer;
 use super::redis::{Keeps, index};
+use super::store::{Content, Path};
 
 /// The operator, and what is remembered of members.
 #[derive(Debug)]
@@ -27,6 +33,8 @@ pub(super) struct Desk {
     asked: BTreeMap<u64, Inquiry>,
     numbers: u64,
     last: Option<Request>,
+    /// Since when the group is paused.
+    paused_since: Option<Us>,
     /// When the last answer came.
     pub(super) answered_at: Us,
     /// The epoch with which each server last left the set.
@@ -58,6 +66,7 @@ impl Desk {
             asked: BTreeMap::new(),
             numbers: 0,
             last: None,
+            paused_since: None,
             answered_at: 0,
             left: BTreeMap::new(),
             added: BTreeMap::new(),
@@ -83,11 +92,48 @@ impl Sim {
         let Some(operator) = self.plan.operator.filter(|_| self.healed.is_none()) else { return };
         let again = self.desk.rng.u64(1..2 * operator.every);
         self.schedule(again, Event::Operator);
+        if self.flaw.is_none() {
+            match self.desk.rng.u8(0..12) {
+                0 => return self.pause(),
+                1 => return self.edit_path(),
+                _ if self.desk.paused_since.is_some() && self.desk.one_in(2) => return self.resume(),
+                _ => {}
+            }
+        }
         let Some(at) = self.whom_to_ask() else { return };
         let last = self.desk.last.clone().filter(|_| self.desk.rng.u8(0..3) == 0);
         let Some(request) = last.or_else(|| self.what_to_ask()) else { return };
         self.desk.last = Some(request.clone());
         self.start(at, 0, Timer::Asked(request));
+    }
+
+    fn pause(&mut self) {
+        if self.store.up && self.store.state().is_some() && self.desk.paused_since.is_none() {
+            say!(self, "the group is paused");
+            self.desk.paused_since = Some(self.now);
+            self.write_znode(Path::Paused, Content::Junk, None);
+        }
+    }
+
+    pub(super) fn resume(&mut self) {
+        if self.desk.paused_since.take().is_some() {
+            say!(self, "the group is resumed");
+            self.delete_znode(Path::Paused);
+        }
+    }
+
+    /// Another primary is written into `<path>`; now and then one that is no member.
+    fn edit_path(&mut self) {
+        let Some(state) = self.store.state().filter(|_| self.store.up) else { return };
+        let some: Vec<Endpoint> = match self.desk.one_in(8) {
+            true => self.servers.iter().map(|s| s.addr.clone()).collect(),
+            false => state.members.clone(),
+        };
+        let Some(primary) = self.desk.one_of(&some) else { return };
+        let replicas = state.members.iter().filter(|addr| **addr != primary).cloned().collect();
+        say!(self, "{primary} is written into the path by hand");
+        let topology = Content::Announcement(Rc::new(Topology { primary, replicas }));
+        self.write_znode(Path::Announcement, topology, None);
     }
 
     /// One that believes that it leads; now and then another one.
@@ -152,6 +198,24 @@ impl Sim {
             let m = &self.monitors[inquiry.monitor];
             m.up && m.life == inquiry.life
         })
+    }
+
+    /// Somebody is told what came of his edit.
+    pub(super) fn judge_edit(&mut self, at: usize, to: &Endpoint, outcome: Option<Result<Done, Declined>>) {
+        say!(self, "m{at}: {to} was asked for in the path: {outcome:?}");
+        match outcome {
+            None => self.counts.edited += 1,
+            Some(Ok(_)) => self.counts.obeyed += 1,
+            Some(Err(_)) => {}
+        }
+    }
+
+    /// A promotion that is begun by this monitor while the group is paused, as it knows or could have read.
+    pub(super) fn begun_while_paused(&self, at: usize, old: &State) -> Option<String> {
+        let m = &self.monitors[at];
+        let since = self.desk.paused_since.filter(|_| old.phase == Phase::Serving)?;
+        let knows = m.group.view().paused == Paused::Yes;
+        (knows || since < m.reigned_at).then(|| format!("it has been paused since {since}"))
     }
 
     // -- what is judged ------------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ pub(super) enum Path {
     State,
     /// `<path>`.
     Announcement,
+    /// There while an operator has paused the group.
+    Paused,
     /// The ephemeral znode of a monitor.
     Monitor(usize),
     /// Its opinion.

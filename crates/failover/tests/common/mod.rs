@@ -167,6 +167,7 @@ impl Scene {
     pub(crate) fn leading_with(limits: Limits, state: State) -> Self {
         let mut scene = Self::passive_with(limits, state);
         scene.event(Event::Reign(Some(7)));
+        scene.event(Event::Paused(false));
         scene.read_again();
         scene.all_answer();
         scene.did();
@@ -303,6 +304,11 @@ impl Scene {
                     out.push(format!("answer {number}: {}", done_words(&done)))
                 }
                 Action::Answer(number, Err(why)) => out.push(format!("answer {number}: {why}")),
+                Action::Edited(to, None) => out.push(format!("edited {}", name(&to))),
+                Action::Edited(to, Some(Ok(done))) => {
+                    out.push(format!("edited {}: {}", name(&to), done_words(&done)))
+                }
+                Action::Edited(to, Some(Err(why))) => out.push(format!("edited {}: {why}", name(&to))),
             }
         }
         out

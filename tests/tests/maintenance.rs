@@ -1,0 +1,115 @@
+//! A service that is paused with real servers: nobody takes over and nobody is pointed elsewhere, whichever monitor leads,
+//! while a replica can be serviced without a write being stopped.
+
+use std::time::Duration;
+
+use world::group::Group;
+use world::{programs, wait};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// `monitor VERB FILE posts ...`: its exit code and what it printed.
+fn verb(group: &Group, verb: &str, words: &[&str]) -> (i32, String) {
+    let file = group.monitors[0].file().display().to_string();
+    let words = [&[verb, file.as_str(), "posts"], words].concat();
+    programs::run("monitor", &words, LIMIT)
+}
+
+#[track_caller]
+fn done(group: &Group, name: &str, says: &str) {
+    let (code, said) = verb(group, name, &[]);
+    assert_eq!((code, said.contains(says)), (0, true), "{said}");
+}
+
+/// What the active monitor says of the service.
+fn because(group: &Group) -> String {
+    let active = group.wait_for_active();
+    group.monitors[active].services()[0]["because"].to_string()
+}
+
+fn paused_znode(group: &Group) -> Option<String> {
+    group.zookeeper.get(&group.layout().paused(&group.path())).map(|found| found.text())
+}
+
+/// Pings of both monitors that were sent before the fault are over, and more than every limit of a failover has passed.
+fn wait_for_the_verdict(group: &Group, fault: &str) {
+    wait::until("the reason", LIMIT, || {
+        let because = because(group);
+        wait::holds(because.contains(fault) && because.contains("paused"), || because)
+    });
+}
+
+#[test]
+fn nobody_takes_over_while_it_is_paused() {
+    let mut group = Group::of(2).start();
+    let before = group.settled();
+    done(&group, "pause", "posts is paused");
+    assert!(paused_znode(&group).is_some_and(|text| text.contains("since_ms")), "it stands in ZooKeeper");
+    done(&group, "pause", "was paused already");
+    for monitor in &group.monitors {
+        wait::until("the status of both", LIMIT, || {
+            let paused = monitor.services()[0]["paused"].clone();
+            wait::holds(paused["by"] == "127.0.0.1", || paused.to_string())
+        });
+    }
+    let (code, said) = verb(&group, "switchover", &[]);
+    assert_eq!(
+        (code, said.contains("the service is paused; `monitor resume` ends that")),
+        (3, true),
+        "{said}"
+    );
+
+    let old = group.primary();
+    group.redis[old].kill();
+    wait_for_the_verdict(&group, "primary gone");
+    let (code, said) = verb(&group, "failover", &["--accept-loss"]);
+    assert_eq!((code, said.contains("the service is paused")), (3, true), "{said}");
+    // The other monitor holds to it as well.
+    let active = group.wait_for_active();
+    group.monitors[active].process().kill();
+    group.wait_until_leading(1 - active);
+    wait_for_the_verdict(&group, "primary gone");
+    let still = group.state();
+    assert_eq!((still.promoted, still.primary), (before.promoted, before.primary.clone()));
+
+    group.monitors[active].restart();
+    done(&group, "resume", "is not paused any more");
+    assert_eq!(paused_znode(&group), None);
+    group.redis[old].restart();
+    let after = group.settled();
+    assert_ne!(after.primary.run_id, before.primary.run_id);
+    done(&group, "resume", "was not paused");
+}
+
+#[test]
+fn a_replica_is_serviced_and_no_write_waits() {
+    let mut group = Group::of(2).start();
+    let before = group.settled();
+    let load = group.load();
+    load.wait_for_writes(100, LIMIT);
+    done(&group, "pause", "posts is paused");
+    let serviced = group.number_of(&before.in_sync[0].addr);
+    group.redis[serviced].kill();
+    wait::until("it is out of the set", LIMIT, || {
+        let state = group.state();
+        wait::holds(state.in_sync.len() == 1, || format!("{state:?}"))
+    });
+    load.wait_for_writes(100, LIMIT);
+    group.redis[serviced].restart();
+    let addr = group.redis[serviced].endpoint().to_string();
+    wait::until("it answers", LIMIT, || {
+        let active = group.wait_for_active();
+        let services = group.monitors[active].services();
+        let members = services[0]["members"].as_array().cloned().unwrap_or_default();
+        let member = members.into_iter().find(|member| member["addr"] == addr).unwrap_or_default();
+        wait::holds(member["up"] == true, || member.to_string())
+    });
+    // Some rounds of probes later it still stands where its operator left it.
+    load.wait_for_writes(500, LIMIT);
+    assert_eq!(group.redis[serviced].follows(), None, "nobody told it whom to follow");
+    done(&group, "resume", "is not paused any more");
+    let after = group.settled();
+    assert_eq!(after.primary, before.primary);
+    load.wait_for_writes(100, LIMIT);
+    load.stop().assert_clean();
+}

@@ -55,7 +55,7 @@ impl Backend {
         let look = Arc::new(Notify::new());
         let (orders, inbox) = mpsc::unbounded_channel();
         let probe = Probe { target: target.clone(), clock, look: look.clone(), report: report.clone() };
-        let tasks = [tokio::spawn(probe.run()), tokio::spawn(execute(target, inbox, report, store))];
+        let tasks = [tokio::spawn(probe.run()), tokio::spawn(execute(target, clock, inbox, report, store))];
         Self { look, orders, tasks }
     }
 
@@ -198,8 +198,13 @@ impl<R: Fn(Report)> Probe<R> {
 }
 
 /// Carries out orders, one at a time, over one connection that is kept.
-async fn execute<R, S, F>(target: Target, mut inbox: mpsc::UnboundedReceiver<Order>, report: R, store: S)
-where
+async fn execute<R, S, F>(
+    target: Target,
+    clock: Clock,
+    mut inbox: mpsc::UnboundedReceiver<Order>,
+    report: R,
+    store: S,
+) where
     R: Fn(Report),
     S: Fn(&Order) -> F,
     F: Future<Output = bool>,
@@ -218,11 +223,12 @@ where
         if closed {
             link = open(&target).await.ok();
         }
+        let mut asked = Asked { clock, at: clock.now() };
         let outcome = match &mut link {
             None => Outcome::Lost,
             Some(link) => {
                 let limit = target.down_after.max(target.connect_timeout);
-                timeout(limit, carry_out(&target, link, &order, &report, &store))
+                timeout(limit, carry_out(&target, link, &order, &report, &store, &mut asked))
                     .await
                     .unwrap_or(Outcome::Lost)
             }
@@ -230,7 +236,19 @@ where
         if outcome == Outcome::Lost {
             link = None;
         }
-        report(Report::Event(Event::Ordered(order.backend, outcome)));
+        report(Report::Event(Event::Ordered(order.backend, asked.at, outcome)));
+    }
+}
+
+/// When the last question of an order was sent.
+struct Asked {
+    clock: Clock,
+    at: Time,
+}
+
+impl Asked {
+    fn now(&mut self) {
+        self.at = self.clock.now();
     }
 }
 
@@ -239,7 +257,14 @@ async fn open(target: &Target) -> Result<Link, OpenError> {
 }
 
 /// R1, on one connection: who is it, look, check, ask the store where the fence is missing, act.
-async fn carry_out<R, S, F>(target: &Target, link: &mut Link, order: &Order, report: &R, store: &S) -> Outcome
+async fn carry_out<R, S, F>(
+    target: &Target,
+    link: &mut Link,
+    order: &Order,
+    report: &R,
+    store: &S,
+    asked: &mut Asked,
+) -> Outcome
 where
     R: Fn(Report),
     S: Fn(&Order) -> F,
@@ -250,10 +275,10 @@ where
     if order.expected_run_id().is_some_and(|expected| expected != run_id) {
         return Outcome::Refused(failover::Refused::OtherProcess);
     }
-    let mut outcome = look_and_act(target, link, order, &run_id, report, store, None).await;
+    let mut outcome = look_and_act(target, link, order, report, store, None, asked).await;
     if matches!(&outcome, Ok(Outcome::Rejected(why)) if why.contains(": OOM")) {
         outcome = match memory_limit(link).await {
-            Ok(Some(limit)) => look_and_act(target, link, order, &run_id, report, store, Some(limit)).await,
+            Ok(Some(limit)) => look_and_act(target, link, order, report, store, Some(limit), asked).await,
             Ok(None) => outcome,
             Err(error) => Err(error),
         };
@@ -276,16 +301,17 @@ async fn look_and_act<R, S, F>(
     target: &Target,
     link: &mut Link,
     order: &Order,
-    run_id: &str,
     report: &R,
     store: &S,
     limit: Option<String>,
+    asked: &mut Asked,
 ) -> Result<Outcome, LinkError>
 where
     R: Fn(Report),
     S: Fn(&Order) -> F,
     F: Future<Output = bool>,
 {
+    let Some(run_id) = link.run_id().map(str::to_owned) else { return Ok(Outcome::Lost) };
     let prepare = order.prepare().map(|deed| redis::render(&deed, &target.secret, &[])).unwrap_or_default();
     let asks_data = matches!(order.deed, failover::Deed::Attach);
     let asks_users = matches!(order.deed, failover::Deed::Promote { .. } | failover::Deed::Stamp);
@@ -294,13 +320,14 @@ where
     pipeline.extend(redis::questions());
     pipeline.extend(asks_data.then(redis::data_questions).into_iter().flatten());
     pipeline.extend(asks_users.then(redis::users_question));
+    asked.now();
     let answers = link.call(&pipeline).await?;
     let (before, answers) = answers.split_at(prepare.len() + 1);
     if let Some(error) = before.iter().find_map(Reply::error) {
         return Ok(Outcome::Rejected(error.to_owned()));
     }
     let (answers, data) = answers.split_at(redis::questions().len());
-    let seen = match redis::observation(answers, run_id, link.peer()) {
+    let seen = match redis::observation(answers, &run_id, link.peer()) {
         Ok(seen) => seen,
         Err(NoAnswer(_, words)) => return Ok(Outcome::Rejected(words)),
     };
@@ -322,7 +349,8 @@ where
         step.reached();
     }
     let deeds: Vec<_> = deeds.iter().flat_map(|deed| redis::render(deed, &target.secret, &users)).collect();
-    act(link, order, run_id, deeds, report, limit).await
+    asked.now();
+    act(link, order, &run_id, deeds, report, limit).await
 }
 
 async fn act<R: Fn(Report)>(

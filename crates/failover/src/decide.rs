@@ -405,6 +405,12 @@ fn failover(view: &View, state: &State, fault: Fault, since: Time, now: Time) ->
         (!backend.answered_since(from)).then_some((addr, from))
     });
     let silent: Vec<(&Endpoint, Time)> = silent.collect();
+    // An order of before may still change the history of a member that is recorded with it. Where nothing is lost that can
+    // be waited for.
+    let ordered = |entry: &InSync| view.backends.get(&entry.addr).is_some_and(|b| b.ordered.is_some());
+    if fault == Fault::Asked && state.in_sync.iter().any(ordered) {
+        return wait(Reason::Confirming(fault));
+    }
     let looks = || silent.iter().map(|(addr, _)| Step::Look((*addr).clone())).collect();
     if silent.iter().any(|(_, from)| now < *from + CONFIRM_WAIT) {
         return Decision { steps: looks(), because: Reason::Confirming(fault) };

@@ -51,8 +51,9 @@ pub enum Event {
     Seen(Endpoint, Time, Observation),
     /// The publication with this number ended.
     Published(u64, PublishOutcome),
-    /// An order ended.
-    Ordered(Endpoint, Outcome),
+    /// An order ended; what the server said with it was asked for at that time. The answer may have waited for a monitor that
+    /// stood still.
+    Ordered(Endpoint, Time, Outcome),
     /// Whether an operator has paused the group, as it was read.
     Paused(bool),
     /// An operator asks for this, under a number of the driver's choice.
@@ -303,7 +304,7 @@ impl Group {
                 self.publication_ended(outcome, now);
             }
             Event::Published(..) => {}
-            Event::Ordered(addr, outcome) => self.order_ended(&addr, outcome, now),
+            Event::Ordered(addr, asked, outcome) => self.order_ended(&addr, asked, outcome, now),
             Event::Paused(paused) => self.view.paused = if paused { Paused::Yes } else { Paused::No },
             Event::Asked(number, request) => self.asked(number, request, now),
             Event::Stalled => self.view.backends.values_mut().for_each(|b| b.detector.forget_silence(now)),
@@ -709,12 +710,14 @@ impl Group {
         self.view.record_read = true;
     }
 
-    fn order_ended(&mut self, addr: &Endpoint, outcome: Outcome, now: Time) {
+    fn order_ended(&mut self, addr: &Endpoint, asked: Time, outcome: Outcome, now: Time) {
         let rest = self.view.limits.retry_after;
         let primary = self.view.state().is_some_and(|state| state.primary.addr == *addr);
         let Some(backend) = self.view.backends.get_mut(addr) else { return };
         let deed = backend.ordered.take();
-        backend.stale_until = now;
+        // What was asked before it took effect is void; where that is not known, what was asked before now.
+        let since = if let Outcome::Done(Some(_)) = outcome { asked } else { now };
+        backend.stale_until = backend.stale_until.max(since);
         backend.refused = None;
         if deed == Some(Deed::Attach) {
             backend.attach_ordered = Some(now);
@@ -732,7 +735,7 @@ impl Group {
                     }
                 }
                 match seen {
-                    Some(observation) => self.seen(addr, now, observation, now),
+                    Some(observation) => self.seen(addr, asked, observation, now),
                     None => self.actions.push_back(Action::Look(addr.clone())),
                 }
                 return;

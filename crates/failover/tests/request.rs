@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Scene, at, detached, entry, primary, record, replica};
+use common::{Scene, at, detached, entry, ms, primary, record, replica};
 use failover::{
     Event, Fence, Limits, MinInSync, Observation, Outcome, PeerOpinion, Reason, Refused, Request, decide,
 };
@@ -336,4 +336,26 @@ fn one_process_is_one_member() {
     scene.seen("c", replica("c", "a", true, 100));
     scene.seen("c", replica("c", "a", true, 110));
     assert_eq!(scene.published_last().map(|next| next.in_sync.len()), Some(2), "it is one of its own");
+}
+
+/// An answer that waited while the monitor stood still says nothing about now; and a member that is being told whom to follow
+/// may have another history in a moment.
+#[test]
+fn a_failover_waits_for_what_was_ordered_before() {
+    let mut scene = Scene::leading(record());
+    scene.ordered("a", Outcome::Done(None));
+    scene.all_answer();
+    scene.seen("b", detached("b"));
+    assert!(scene.acts().contains(&"attach b [3]".into()));
+    scene.pass(5);
+    scene.event(Event::Asked(1, Request::Failover { to: Some(at("c")), accept_loss: false }));
+    scene.all_answer();
+    assert!(!scene.acts().iter().any(|act| act.starts_with("publish")), "b is being attached");
+    let before = scene.now - ms(300);
+    let attached = Outcome::Done(Some(replica("b", "a", true, 90)));
+    scene.event(Event::Ordered(at("b"), before, attached));
+    let seen = |scene: &Scene, name: &str| scene.group.view().backends[&at(name)].seen.clone();
+    assert!(seen(&scene, "b").is_some_and(|seen| seen.asked > before), "a younger answer stands");
+    scene.all_answer();
+    assert_eq!(scene.acts().first().map(String::as_str), Some("publish on 5: 4 promoting c [\"b\"]"));
 }

@@ -162,7 +162,7 @@ impl Driver {
             Action::Order(order) => match service.backends.get(&order.backend) {
                 Some(backend) => backend.order(order),
                 None => {
-                    let lost = Event::Ordered(order.backend, Outcome::Lost);
+                    let lost = Event::Ordered(order.backend, self.now(), Outcome::Lost);
                     self.later(name, async move { vec![About::Event(lost)] });
                 }
             },

@@ -71,7 +71,7 @@ impl Driver {
                 }
             }
             Event::Seen(addr, ..) => _ = service.words.remove(addr),
-            Event::Ordered(addr, outcome) => tell_outcome(service, addr, outcome, now),
+            Event::Ordered(addr, _, outcome) => tell_outcome(service, addr, outcome, now),
             Event::Reign(_)
             | Event::Store(_)
             | Event::Peer(_)

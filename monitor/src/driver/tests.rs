@@ -131,10 +131,14 @@ async fn what_goes_on_for_long_is_told_once() {
                     version,
                     PublishError::Superseded { path: "/x".into(), expected: version as i32 },
                 ),
-                About::Event(Event::Ordered(at("a"), Outcome::Refused(Refused::OtherProcess))),
-                About::Event(Event::Ordered(at("a"), Outcome::Rejected("REPLICAOF: NOPERM".into()))),
-                About::Event(Event::Ordered(at("a"), Outcome::Deposed(version))),
-                About::Event(Event::Ordered(at("a"), Outcome::Refused(Refused::HoldsData))),
+                About::Event(Event::Ordered(at("a"), Time::ZERO, Outcome::Refused(Refused::OtherProcess))),
+                About::Event(Event::Ordered(
+                    at("a"),
+                    Time::ZERO,
+                    Outcome::Rejected("REPLICAOF: NOPERM".into()),
+                )),
+                About::Event(Event::Ordered(at("a"), Time::ZERO, Outcome::Deposed(version))),
+                About::Event(Event::Ordered(at("a"), Time::ZERO, Outcome::Refused(Refused::HoldsData))),
                 About::Words(at("a"), "LOADING".into()),
             ] {
                 driver.take(Input::Service(id.clone(), about));

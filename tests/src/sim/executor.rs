@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use failover::{Command, Deed, Event as GroupEvent, Look, Order, Outcome, Refused, Verdict};
+use failover::{Command, Deed, Event as GroupEvent, Look, Order, Outcome, Refused, Time, Verdict};
 
 use super::client::Call;
 use super::flaw::Flaw;
@@ -28,6 +28,12 @@ impl Executor {
     pub(super) fn connection(&self) -> Option<ConnId> {
         self.link.as_ref().map(|(conn, _)| *conn)
     }
+
+    fn asked(&mut self, now: Time) {
+        if let Some(running) = &mut self.running {
+            running.asked = now;
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -37,6 +43,8 @@ struct Running {
     commands: Vec<Command>,
     /// What is told once all is tidied up.
     outcome: Option<Outcome>,
+    /// When its last question was sent.
+    asked: Time,
 }
 
 impl Sim {
@@ -76,7 +84,7 @@ impl Sim {
             return;
         }
         let Some(order) = executor.queue.pop_front() else { return };
-        executor.running = Some(Running { order, commands: Vec::new(), outcome: None });
+        executor.running = Some(Running { order, commands: Vec::new(), outcome: None, asked: Time::ZERO });
         if executor.link.is_none() {
             self.open_orders(at, server);
         } else {
@@ -86,7 +94,7 @@ impl Sim {
 
     fn begin_order(&mut self, at: usize, server: usize) {
         let limit: Us = period(self.plan.limits.down_after).max(self.plan.connect_timeout);
-        let flaw = self.flaw;
+        let (flaw, asked) = (self.flaw, self.monitors[at].time(self.now));
         let executor = self.executor(at, server);
         let (Some(running), Some((conn, run_id))) = (&executor.running, &executor.link) else { return };
         let conn = *conn;
@@ -94,8 +102,10 @@ impl Sim {
         if other && flaw != Some(Flaw::AnyRunId) {
             return self.order_ends(at, server, Outcome::Refused(Refused::OtherProcess));
         }
+        let prepare = running.order.prepare();
         executor.serial += 1;
-        let (serial, prepare) = (executor.serial, running.order.prepare());
+        executor.asked(asked);
+        let serial = executor.serial;
         self.start(at, limit, Timer::OrderOver { server, serial });
         let watch = !matches!(flaw, Some(Flaw::NoWatch | Flaw::IgnoreFence));
         self.send(conn, OPENER, Body::ToServer(ToServer::Look { prepare, watch }));
@@ -226,10 +236,12 @@ impl Sim {
 
     pub(super) fn act(&mut self, at: usize, server: usize, serial: u32) {
         let watch = !matches!(self.flaw, Some(Flaw::NoWatch | Flaw::IgnoreFence));
+        let asked = self.monitors[at].time(self.now);
         let executor = self.executor(at, server);
         if executor.serial != serial {
             return;
         }
+        executor.asked(asked);
         let (Some(running), Some((conn, _))) = (&executor.running, &executor.link) else { return };
         let (conn, commands) = (*conn, running.commands.clone());
         let order = Box::new(running.order.clone());
@@ -272,7 +284,7 @@ impl Sim {
             self.monitors[at].probes[server].heard_on_link = true;
         }
         say!(self, "m{at}'s order at s{server} ended: {}", word(&running.order.deed, &outcome));
-        self.group_input(at, GroupEvent::Ordered(running.order.backend, outcome));
+        self.group_input(at, GroupEvent::Ordered(running.order.backend, running.asked, outcome));
         self.next_order(at, server);
     }
 }

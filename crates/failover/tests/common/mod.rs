@@ -235,7 +235,7 @@ impl Scene {
     }
 
     pub(crate) fn ordered(&mut self, name: &str, outcome: Outcome) {
-        self.event(Event::Ordered(at(name), outcome));
+        self.event(Event::Ordered(at(name), self.now, outcome));
     }
 
     /// The last publication stands at that version of the record.

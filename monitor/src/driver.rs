@@ -159,6 +159,8 @@ pub(crate) struct Driver {
     hooks: Hooks,
     /// What clients are told.
     board: Board,
+    /// Which records are known here, as a digest for the peer.
+    note: u64,
     metrics: Metrics,
     quiet: Quiet,
     /// When the loop meant to wake at the latest.
@@ -212,6 +214,7 @@ impl Driver {
             asked: 0,
             hooks,
             board,
+            note: 0,
             metrics: Metrics::new(),
             quiet: Quiet::default(),
             planned: Time::MAX,

@@ -58,6 +58,8 @@ pub(crate) struct Service {
     pub(crate) writes_opinion: bool,
     /// How often it was asked for that the record be read anew, and whether the last time it was.
     pub(crate) vouched: (u64, bool),
+    /// The epoch that the peer was told of, and its part of the note.
+    pub(crate) noted: (Option<u64>, u64),
     /// Whether it was discovered rather than configured.
     pub(crate) discovered: bool,
     followers: Vec<JoinHandle<()>>,
@@ -99,6 +101,7 @@ impl Service {
             opinion: None,
             writes_opinion: false,
             vouched: (0, false),
+            noted: (None, 0),
             discovered,
             followers: Vec::new(),
             tasks: JoinSet::new(),

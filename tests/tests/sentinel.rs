@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use topology::Endpoint;
 use world::group::{Builder, Group};
 use world::resp::{Connection, Reply};
-use world::{Host, wait};
+
+use world::{Host, WorkDir, wait};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -248,6 +249,59 @@ fn nobody_is_named_while_zookeeper_is_away() {
         wait_until_named(endpoint, &primary);
         let heard = subscriber.call(&["PING"]).unwrap();
         assert_eq!(heard.list()[0].text(), "pong", "no news in between: {heard:?}");
+    }
+}
+
+/// With a key, heartbeats say which records each side knows. That and the primary's own word are enough while ZooKeeper is
+/// away, for both alike.
+#[test]
+fn monitors_that_agree_name_the_primary_without_zookeeper() {
+    let folder = WorkDir::new("key");
+    let key = folder.join("monitors.key");
+    std::fs::write(&key, "a secret of both").expect("a key");
+    let mut group = served().monitor_key("binary_star", "key_file", key.display()).start();
+    let endpoints = [group.sentinel_address(0), group.sentinel_address(1)];
+    let primary = group.settled().primary.addr;
+    for endpoint in endpoints {
+        wait_until_well(endpoint, &primary);
+    }
+    let mut subscribers = endpoints.map(|endpoint| {
+        let mut connection = connect(endpoint);
+        connection.call(&["SUBSCRIBE", "+switch-master"]).expect("a confirmation");
+        connection
+    });
+    group.zookeeper.pause();
+    for number in [0, 1] {
+        wait::until("it knows that ZooKeeper is away", LIMIT, || {
+            let ready = group.monitors[number].get("/readyz").text();
+            wait::holds(ready.contains("ZooKeeper does not answer"), || ready)
+        });
+    }
+    for endpoint in endpoints {
+        wait_until_named(endpoint, &primary);
+        assert!(
+            ask(endpoint, &["SENTINEL", "ckquorum", "posts"]).is_error("NOQUORUM"),
+            "nobody could take over"
+        );
+    }
+    // One side alone knows less.
+    group.monitors[0].process().pause();
+    wait::until("nobody is named", LIMIT, || {
+        let named = named(endpoints[1]);
+        wait::holds(named.is_none(), || format!("{named:?}"))
+    });
+    group.monitors[0].process().resume();
+    // A monitor that stood still would have to read the record once more, and cannot.
+    wait::until("nobody is named there either", LIMIT, || {
+        let named = named(endpoints[0]);
+        wait::holds(named.is_none(), || format!("{named:?}"))
+    });
+    wait_until_named(endpoints[1], &primary);
+    group.zookeeper.resume();
+    for (endpoint, subscriber) in endpoints.into_iter().zip(&mut subscribers) {
+        wait_until_named(endpoint, &primary);
+        let heard = subscriber.call(&["PING"]).unwrap();
+        assert_eq!(heard.list()[0].text(), "pong", "the primary stayed: {heard:?}");
     }
 }
 

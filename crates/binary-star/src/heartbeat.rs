@@ -12,10 +12,13 @@
 //! introduction ([`Heard::Stranger`]): no sign of life, but we name its sender from then on, and its next heartbeat
 //! names us. What is left to an attacker on the wire is to hold frames back and deliver each of them once, later.
 //!
+//! A keyed frame also carries a *note*: 64 bits with which the program that uses the pair tells its peer whatever it likes,
+//! for example a digest of what it knows.
+//!
 //! ```text
-//!  0      1     2         18        34            42         74
-//!  | state | role | from     | to       | counter    | MAC      |   state '1'..'4', role 'P' or 'B', counter big-endian,
-//!                                                                 to: zeros for nobody, MAC: HMAC-SHA256
+//!  0      1     2         18        34            42        50         82
+//!  | state | role | from     | to       | counter    | note   | MAC      |   state '1'..'4', role 'P' or 'B', counter and
+//!                                                     note big-endian, to: zeros for nobody, MAC: HMAC-SHA256
 //! ```
 
 use alloc::collections::BTreeSet;
@@ -26,12 +29,12 @@ use sha2::Sha256;
 
 use crate::fsm::{Role, State};
 
-const BODY_LEN: usize = 42;
+const BODY_LEN: usize = 50;
 const MAC_LEN: usize = 32;
 const FRAME_LEN: usize = BODY_LEN + MAC_LEN;
 
 /// Stands before the body under the MAC, so that nothing else signed with the same key passes for a heartbeat.
-const LABEL: &[u8] = b"binary-star heartbeat 1\n";
+const LABEL: &[u8] = b"binary-star heartbeat 2\n";
 
 /// A secret that both sides share.
 #[derive(Clone)]
@@ -128,6 +131,8 @@ struct Keyed {
     role: Role,
     instance: Instance,
     sent: u64,
+    /// What we say in each heartbeat.
+    note: u64,
     partner: Partner,
     /// Replaced instances; grows by one with each real restart of the peer, for nobody else passes the MAC.
     retired: BTreeSet<Instance>,
@@ -142,6 +147,8 @@ enum Partner {
     Known {
         instance: Instance,
         counter: u64,
+        /// What it said last.
+        note: u64,
     },
 }
 
@@ -153,7 +160,25 @@ impl Wire {
 
     /// Heartbeats with a MAC, for one life of a process.
     pub fn keyed(key: Key, role: Role, instance: Instance) -> Self {
-        Wire(Some(Keyed { key, role, instance, sent: 0, partner: Partner::Nobody, retired: BTreeSet::new() }))
+        let (partner, retired) = (Partner::Nobody, BTreeSet::new());
+        Wire(Some(Keyed { key, role, instance, sent: 0, note: 0, partner, retired }))
+    }
+
+    /// From now on our heartbeats carry this note, 0 until the first call; true if it is another one than before. The guide's
+    /// heartbeats have no room for one.
+    pub fn say(&mut self, note: u64) -> bool {
+        match &mut self.0 {
+            None => false,
+            Some(keyed) => core::mem::replace(&mut keyed.note, note) != note,
+        }
+    }
+
+    /// The note in the last heartbeat of the peer that was accepted as its own.
+    pub fn said(&self) -> Option<u64> {
+        match self.0.as_ref()?.partner {
+            Partner::Known { note, .. } => Some(note),
+            Partner::Nobody | Partner::Seen(_) => None,
+        }
     }
 
     /// The next heartbeat. Never twice the same frame when keyed.
@@ -212,6 +237,7 @@ impl Keyed {
         frame.extend(self.instance.0);
         frame.extend(to);
         frame.extend(self.sent.to_be_bytes());
+        frame.extend(self.note.to_be_bytes());
         let mac = self.key.over(&[LABEL, &frame]).finalize().into_bytes();
         frame.extend(mac);
         frame
@@ -232,14 +258,15 @@ impl Keyed {
             }
             return Ok(Heard::Stranger);
         }
-        if let Partner::Known { instance, counter } = self.partner {
+        if let Partner::Known { instance, counter, .. } = self.partner {
             if instance != body.from {
                 self.retired.insert(instance);
             } else if body.counter <= counter {
                 return Err(HeartbeatError::Replayed);
             }
         }
-        self.partner = Partner::Known { instance: body.from, counter: body.counter };
+        let Body { from: instance, counter, note, .. } = body;
+        self.partner = Partner::Known { instance, counter, note };
         Ok(Heard::Peer(body.state))
     }
 
@@ -263,6 +290,7 @@ struct Body {
     from: Instance,
     to: Instance,
     counter: u64,
+    note: u64,
 }
 
 impl Body {
@@ -270,12 +298,14 @@ impl Body {
         let (head, rest) = body.split_first_chunk::<2>()?;
         let (from, rest) = rest.split_first_chunk::<16>()?;
         let (to, rest) = rest.split_first_chunk::<16>()?;
+        let (counter, note) = rest.split_first_chunk::<8>()?;
         Some(Body {
             state: state(head[0])?,
             role: head[1],
             from: Instance(*from),
             to: Instance(*to),
-            counter: u64::from_be_bytes(rest.try_into().ok()?),
+            counter: u64::from_be_bytes(*counter),
+            note: u64::from_be_bytes(note.try_into().ok()?),
         })
     }
 }
@@ -321,6 +351,28 @@ mod tests {
             assert_eq!(wire.decode(junk), Err(HeartbeatError::Junk), "{junk:?}");
         }
         assert_eq!(wire.decode(&side(Role::Backup, 9).encode(State::Active)), Err(HeartbeatError::Keyed));
+    }
+
+    #[test]
+    fn a_note_is_the_peers_last_word() {
+        let (mut a, mut b, ..) = met(1, 2);
+        assert_eq!((a.said(), b.said()), (Some(0), Some(0)));
+        assert!(a.say(u64::MAX - 1) && !a.say(u64::MAX - 1), "it tells whether it is a new one");
+        let (first, second) = (a.encode(State::Active), {
+            a.say(7);
+            a.encode(State::Active)
+        });
+        assert_eq!((b.decode(&first), b.said()), (Ok(Heard::Peer(State::Active)), Some(u64::MAX - 1)));
+        assert_eq!((b.decode(&second), b.said()), (Ok(Heard::Peer(State::Active)), Some(7)));
+        assert_eq!((b.decode(&first), b.said()), (Err(HeartbeatError::Replayed), Some(7)));
+        let mut again = side(Role::Primary, 3);
+        again.say(9);
+        assert_eq!((b.decode(&again.encode(State::Primary)), b.said()), (Ok(Heard::Stranger), Some(7)));
+
+        let (mut plain, mut other) = (Wire::plain(), Wire::plain());
+        assert!(!plain.say(7));
+        assert_eq!(plain.encode(State::Active), b"3", "the guide's heartbeat has no room");
+        assert_eq!((other.decode(b"3"), other.said()), (Ok(Heard::Peer(State::Active)), None));
     }
 
     #[test]

@@ -271,6 +271,8 @@ pub struct PeerView {
     pub alive: bool,
     /// When it was heard last.
     pub heard: Option<Instant>,
+    /// The note in its last heartbeat; none without a key ([`Handle::say`]).
+    pub said: Option<u64>,
 }
 
 /// Talks to a running side from any thread; what it asks for happens at once, on the reactor's thread.
@@ -290,6 +292,15 @@ impl Handle {
     pub fn vote(&self, lead: Lead) {
         self.shared.desk().vote = Some(lead);
         self.shared.wake();
+    }
+
+    /// From now on our heartbeats carry this note ([`crate::heartbeat`]); the next one is sent at once if it is another than
+    /// before. Without a key it goes nowhere.
+    pub fn say(&self, note: u64) {
+        let before = self.shared.desk().note.replace(note);
+        if before != Some(note) {
+            self.shared.wake();
+        }
     }
 
     /// Our own state.
@@ -322,14 +333,15 @@ struct Desk {
     /// The newest word on the lead; an older one that was not looked at yet is void.
     vote: Option<Lead>,
     reply: Option<Arc<[u8]>>,
+    note: Option<u64>,
     state: State,
     peer: PeerView,
 }
 
 impl Desk {
     fn new(role: Role) -> Self {
-        let peer = PeerView { state: None, alive: false, heard: None };
-        Desk { stop: false, vote: None, reply: None, state: role.first_state(), peer }
+        let peer = PeerView { state: None, alive: false, heard: None, said: None };
+        Desk { stop: false, vote: None, reply: None, note: None, state: role.first_state(), peer }
     }
 }
 
@@ -405,7 +417,7 @@ impl<'a> Reactor<'a> {
     /// deadlines, so that a heartbeat that waited in the socket while we were stalled still counts.
     fn run(mut self) -> Result<(), EndError> {
         loop {
-            if self.take_orders() {
+            if self.take_orders()? {
                 return Ok(());
             }
             self.hear()?;
@@ -421,17 +433,25 @@ impl<'a> Reactor<'a> {
     }
 
     /// True when asked to stop.
-    fn take_orders(&mut self) -> bool {
+    fn take_orders(&mut self) -> Result<bool, EndError> {
         let mut sink = [0; 64];
         std::io::Read::read(&mut self.woken, &mut sink).ok();
-        let (stop, vote) = {
+        let (stop, vote, note) = {
             let mut desk = self.shared.desk();
-            (desk.stop, desk.vote.take())
+            (desk.stop, desk.vote.take(), desk.note)
         };
+        if note.is_some_and(|note| self.wire.say(note)) {
+            self.hurry()?;
+        }
         if let Some(lead) = vote {
             self.become_state(settled_by_lead(self.state, lead), Why::Lead(lead));
         }
-        stop
+        Ok(stop)
+    }
+
+    /// One heartbeat beside the regular ones, and no more than one until the next of these.
+    fn hurry(&mut self) -> Result<(), EndError> {
+        if std::mem::replace(&mut self.hurried, true) { Ok(()) } else { self.publish() }
     }
 
     fn hear(&mut self) -> Result<(), EndError> {
@@ -452,9 +472,8 @@ impl<'a> Reactor<'a> {
                     self.tell(PairEvent::BadHeartbeat(why, self.bad_heartbeats));
                 }
             }
-            if self.wire.partner() != before && !self.hurried {
-                self.hurried = true;
-                self.publish()?;
+            if self.wire.partner() != before {
+                self.hurry()?;
             }
         }
         Ok(())
@@ -463,7 +482,8 @@ impl<'a> Reactor<'a> {
     fn heard(&mut self, peer: State) -> Result<(), EndError> {
         let now = self.now();
         self.liveness.handle_heard(now);
-        self.shared.desk().peer = PeerView { state: Some(peer), alive: true, heard: Some(self.origin + now) };
+        let (heard, said) = (Some(self.origin + now), self.wire.said());
+        self.shared.desk().peer = PeerView { state: Some(peer), alive: true, heard, said };
         if self.peer.replace(Peer::Alive) != Some(Peer::Alive) {
             self.tell(PairEvent::PeerAlive);
         }

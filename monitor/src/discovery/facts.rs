@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use failover::view::{Announced, follows};
-use failover::{Health, Role, Time, View};
+use failover::{Fence, Health, Role, Time, View};
 use sha2::{Digest, Sha256};
 use topology::{Endpoint, Phase, State};
 
@@ -51,6 +51,8 @@ pub(crate) struct Service {
     /// There is a record, and it is the present one as far as a live ZooKeeper session can tell. If not, clients are told
     /// that the name is not known here.
     pub(crate) known: bool,
+    /// ZooKeeper answers, so that a failover could be published.
+    pub(crate) store_answers: bool,
     pub(crate) epoch: u64,
     /// Whose promotion is served, and since when this monitor knows.
     pub(crate) serving: Option<(u64, Time)>,
@@ -137,11 +139,41 @@ pub(crate) fn id(state_root: &str, name: &str) -> String {
     hash.finalize().iter().take(20).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What there is to know of a service at this moment. `vouched`: the record was read since ZooKeeper answers.
-pub(crate) fn observe(view: &View, before: Option<&Service>, vouched: bool, now: Time) -> Service {
+/// What speaks for a record being the present one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Vouched {
+    /// Nothing: it was not read since ZooKeeper answers, or since this process stood still.
+    No,
+    /// It was read since then. As good as ZooKeeper's session.
+    Read,
+    /// It was, and the peer monitor, which lives, knows the same records of all services. That holds also while ZooKeeper is
+    /// away, for a primary that says itself that it is the recorded one.
+    Agreed,
+}
+
+/// One part of the note by which two monitors find out whether they know the same records: of one service, to be combined
+/// with XOR. Different records have different parts, but for one case in 2^64.
+pub(crate) fn note(path: &str, epoch: u64) -> u64 {
+    let mut hash = Sha256::new();
+    hash.update(path);
+    hash.update([0]);
+    hash.update(epoch.to_be_bytes());
+    hash.finalize().iter().take(8).fold(0, |note, byte| (note << 8) | u64::from(*byte))
+}
+
+/// What there is to know of a service at this moment.
+pub(crate) fn observe(view: &View, before: Option<&Service>, vouched: Vouched, now: Time) -> Service {
     let named = before.and_then(|before| before.named.clone());
     let Some(state) = view.state() else {
-        return Service { known: false, epoch: 0, serving: None, master: None, replicas: Vec::new(), named };
+        return Service {
+            known: false,
+            store_answers: !view.store_away,
+            epoch: 0,
+            serving: None,
+            master: None,
+            replicas: Vec::new(),
+            named,
+        };
     };
     let since = before.and_then(|before| before.serving).filter(|(promoted, _)| *promoted == state.promoted);
     let serving = (state.phase == Phase::Serving).then(|| since.unwrap_or((state.promoted, now)));
@@ -153,7 +185,12 @@ pub(crate) fn observe(view: &View, before: Option<&Service>, vouched: bool, now:
         |addr: &&Endpoint| **addr == state.primary.addr || master.as_ref().is_some_and(|m| m.addr == **addr);
     let others = state.members.iter().filter(|addr| !is_primary(addr));
     let mut service = Service {
-        known: vouched && !view.store_away,
+        known: match vouched {
+            Vouched::No => false,
+            Vouched::Read => !view.store_away,
+            Vouched::Agreed => !view.store_away || attested(view, state, now),
+        },
+        store_answers: !view.store_away,
         epoch: state.epoch,
         serving,
         replicas: others.map(|addr| replica(view, state, addr, before, now)).collect(),
@@ -200,6 +237,16 @@ fn replaced(view: &View, state: &State, named: Option<&Endpoint>, now: Time) -> 
         times: times(view, addr),
         addr: addr.clone(),
     })
+}
+
+/// Whether the recorded primary itself says so: the recorded process, a primary, stamped with the recorded epoch.
+fn attested(view: &View, state: &State, now: Time) -> bool {
+    let is_it = |seen: &failover::Observation| {
+        seen.run_id == state.primary.run_id
+            && matches!(seen.role, Role::Primary { .. })
+            && seen.fence == Fence::At(state.epoch)
+    };
+    state.phase == Phase::Serving && view.current(&state.primary.addr, now).is_some_and(is_it)
 }
 
 /// Whether the server was seen to be another process or a replica, by something asked after its promotion was known to
@@ -323,6 +370,7 @@ pub(crate) mod examples {
     pub(crate) fn service(ports: &[u16]) -> Service {
         Service {
             known: true,
+            store_answers: true,
             epoch: 7,
             serving: Some((5, Time::from_secs(1))),
             master: Some(master(ports[0])),
@@ -412,7 +460,7 @@ mod tests {
 
     #[test]
     fn all_is_well() {
-        let service = observe(group().view(), None, true, SECOND);
+        let service = observe(group().view(), None, Vouched::Read, SECOND);
         assert_eq!(named(&service), Some(1));
         let master = service.shown().unwrap();
         assert!(!master.s_down && !master.o_down && !master.disconnected && !master.in_progress);
@@ -425,23 +473,57 @@ mod tests {
     #[test]
     fn nobody_is_named_without_certainty() {
         let mut group = group();
-        let well = observe(group.view(), None, true, SECOND);
-        let unread = observe(group.view(), Some(&well), false, SECOND);
+        let well = observe(group.view(), None, Vouched::Read, SECOND);
+        let unread = observe(group.view(), Some(&well), Vouched::No, SECOND);
         assert_eq!((named(&unread), unread.shown()), (None, None));
         assert_eq!(unread.named, Some(at(1)), "remembered, for the news");
         group.handle(Event::Store(false), SECOND);
-        assert_eq!(named(&observe(group.view(), Some(&well), true, SECOND)), None);
+        assert_eq!(named(&observe(group.view(), Some(&well), Vouched::Read, SECOND)), None);
         let unborn = Group::new("m".into(), Limits::default());
-        assert_eq!(named(&observe(unborn.view(), None, true, SECOND)), None);
+        assert_eq!(named(&observe(unborn.view(), None, Vouched::Read, SECOND)), None);
+    }
+
+    /// Its word and the peer's stand in for ZooKeeper's.
+    #[test]
+    fn without_zookeeper_the_peer_and_the_primary_have_to_agree() {
+        let named = |group: &Group, vouched, now| named(&observe(group.view(), None, vouched, now));
+        let stamped = |fence, run_id| {
+            let mut group = group();
+            group.handle(Event::Store(false), SECOND);
+            let alone = Role::Primary { replicas: Vec::new() };
+            let Event::Seen(addr, asked, answer) = seen(1, alone, run_id, SECOND) else { unreachable!() };
+            group.handle(Event::Seen(addr, asked, Observation { fence, ..answer }), SECOND);
+            group
+        };
+        let mut group = stamped(Fence::At(1), "r1");
+        assert_eq!(named(&group, Vouched::Agreed, SECOND), Some(1));
+        assert_eq!(named(&group, Vouched::Read, SECOND), None, "the peer does not agree");
+        assert_eq!(named(&group, Vouched::No, SECOND), None);
+        assert_eq!(named(&group, Vouched::Agreed, 10 * SECOND), None, "the primary does not answer");
+        for (fence, run_id) in [(Fence::At(2), "r1"), (Fence::Absent, "r1"), (Fence::At(1), "r9")] {
+            let other = stamped(fence, run_id);
+            assert_eq!(named(&other, Vouched::Agreed, SECOND), None, "{fence:?} {run_id}");
+        }
+        group.handle(seen(1, following(2), "r1", SECOND), SECOND);
+        assert_eq!(named(&group, Vouched::Agreed, SECOND), None, "it follows another one");
+    }
+
+    #[test]
+    fn notes_tell_records_apart() {
+        let all = [note("/a", 1), note("/a", 2), note("/b", 1), note("/a", 1 << 32)];
+        for (at, one) in all.iter().enumerate() {
+            assert!(!all[..at].contains(one) && *one != 0);
+        }
+        assert_eq!(note("/a", 1), note("/a", 1));
     }
 
     #[test]
     fn during_a_promotion_neither_of_the_two_is_named() {
         let mut group = group();
-        let well = observe(group.view(), None, true, SECOND);
+        let well = observe(group.view(), None, Vouched::Read, SECOND);
         group.handle(record(2, 2, "promoting"), SECOND);
         for before in [Some(&well), None] {
-            let service = observe(group.view(), before, true, SECOND);
+            let service = observe(group.view(), before, Vouched::Read, SECOND);
             assert_eq!(named(&service), None);
             let master = service.shown().unwrap();
             assert_eq!((master.addr.port(), master.in_progress, master.s_down), (1, true, true));
@@ -450,7 +532,7 @@ mod tests {
         // What it was before says nothing against it: it was asked before the promotion.
         let now = SECOND + SECOND / 10;
         group.handle(record(2, 2, "serving"), now);
-        let service = observe(group.view(), Some(&well), true, now);
+        let service = observe(group.view(), Some(&well), Vouched::Read, now);
         assert_eq!(named(&service), Some(2));
         assert_eq!(service.replicas.iter().map(|r| r.addr.port()).collect::<Vec<_>>(), [1, 3]);
     }
@@ -459,9 +541,9 @@ mod tests {
     fn a_primary_that_is_seen_to_be_something_else_is_not_named() {
         for (role, run_id) in [(following(2), "r1"), (Role::Primary { replicas: Vec::new() }, "r9")] {
             let mut group = group();
-            let well = observe(group.view(), None, true, SECOND);
+            let well = observe(group.view(), None, Vouched::Read, SECOND);
             group.handle(seen(1, role, run_id, 2 * SECOND), 2 * SECOND);
-            let service = observe(group.view(), Some(&well), true, 2 * SECOND);
+            let service = observe(group.view(), Some(&well), Vouched::Read, 2 * SECOND);
             assert_eq!(named(&service), None, "{run_id}");
             let master = service.shown().unwrap();
             assert!(master.s_down && master.o_down);
@@ -471,16 +553,16 @@ mod tests {
     #[test]
     fn a_replica_that_lost_its_primary_is_of_use_and_one_that_never_had_one_is_not() {
         let mut group = group();
-        let well = observe(group.view(), None, true, SECOND);
+        let well = observe(group.view(), None, Vouched::Read, SECOND);
         let lost = || Role::Replica { source: Some(at(1)), link_up: false, syncing: false };
         group.handle(seen(2, lost(), "r2", 2 * SECOND), 2 * SECOND);
         group.handle(seen(3, lost(), "restarted", 2 * SECOND), 2 * SECOND);
         let usable = |service: &Service| service.replicas.iter().map(|r| r.usable).collect::<Vec<_>>();
-        let service = observe(group.view(), Some(&well), true, 2 * SECOND);
+        let service = observe(group.view(), Some(&well), Vouched::Read, 2 * SECOND);
         assert_eq!(usable(&service), [true, false]);
         let filled = Role::Replica { source: Some(at(1)), link_up: false, syncing: true };
         group.handle(seen(2, filled, "r2", 3 * SECOND), 3 * SECOND);
-        assert_eq!(usable(&observe(group.view(), Some(&service), true, 3 * SECOND)), [false, false]);
+        assert_eq!(usable(&observe(group.view(), Some(&service), Vouched::Read, 3 * SECOND)), [false, false]);
     }
 
     #[test]
@@ -488,7 +570,7 @@ mod tests {
         let mut group = group();
         group.handle(Event::Closed(at(1)), SECOND);
         group.handle(Event::ConnectionRefused(at(1)), SECOND);
-        let service = observe(group.view(), None, true, SECOND);
+        let service = observe(group.view(), None, Vouched::Read, SECOND);
         assert_eq!(named(&service), Some(1));
         let master = service.shown().unwrap();
         assert!(master.s_down && master.disconnected && !master.in_progress);

@@ -15,4 +15,4 @@ pub(crate) mod facts;
 pub(crate) mod news;
 
 pub(crate) use board::{Board, Reader};
-pub(crate) use facts::{Facts, Fellow, id, observe};
+pub(crate) use facts::{Facts, Fellow, Vouched, id, note, observe};

@@ -13,7 +13,7 @@ use topology::zookeeper::{Seen, SessionPhase};
 
 use super::{About, Driver};
 use crate::config::Config;
-use crate::discovery::{self, Board, Facts, Fellow};
+use crate::discovery::{self, Board, Facts, Fellow, Vouched};
 use crate::dns;
 use crate::sentinel::{self, Desk};
 use crate::service::state_event;
@@ -79,8 +79,40 @@ impl Driver {
     pub(super) fn tell_board_of(&mut self, name: &str) {
         let now = self.now();
         let Some(service) = self.services.get(name) else { return };
-        let (view, (_, vouched)) = (service.group.view(), service.vouched);
+        let (view, (_, read)) = (service.group.view(), service.vouched);
+        let vouched = match read {
+            false => Vouched::No,
+            true if self.peer_agrees() => Vouched::Agreed,
+            true => Vouched::Read,
+        };
         self.board.service(name, |before| discovery::observe(view, before, vouched, now));
+    }
+
+    /// Whether the peer is heard and knows the same records.
+    fn peer_agrees(&self) -> bool {
+        self.pair
+            .as_ref()
+            .map(binary_star::Handle::peer)
+            .is_some_and(|peer| peer.alive && peer.said == Some(self.note))
+    }
+
+    /// The peer is told which records are known here.
+    pub(super) fn note(&mut self, name: &str) {
+        let Some(service) = self.services.get_mut(name) else { return };
+        let epoch = service.group.view().state().map(|state| state.epoch);
+        if service.noted.0 != epoch {
+            let part = epoch.map_or(0, |epoch| discovery::note(service.path.as_str(), epoch));
+            let before = std::mem::replace(&mut service.noted, (epoch, part)).1;
+            self.change_note(before ^ part);
+        }
+    }
+
+    /// Parts of the note come and go.
+    pub(super) fn change_note(&mut self, change: u64) {
+        self.note ^= change;
+        if let Some(pair) = &self.pair {
+            pair.say(self.note);
+        }
     }
 
     /// Everything that changes with time, and the other endpoints.

@@ -19,7 +19,11 @@ impl Driver {
         match event {
             PairEvent::StateChanged { .. } => self.tell_pair(),
             PairEvent::PeerAlive => info!("the peer monitor is heard"),
-            PairEvent::PeerExpired => warn!("the peer monitor is silent for two heartbeats"),
+            PairEvent::PeerExpired => {
+                warn!("the peer monitor is silent for two heartbeats");
+                // While ZooKeeper is away that may have been all that spoke for the records.
+                self.tell_board();
+            }
             PairEvent::Refused(refusal) => debug!("Binary Star: {refusal}; the lead in ZooKeeper settles it"),
             PairEvent::BadHeartbeat(why, total) => {
                 if total.is_power_of_two() {

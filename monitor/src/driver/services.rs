@@ -47,6 +47,7 @@ impl Driver {
     pub(super) fn remove_service(&mut self, name: &str) {
         let Some(service) = self.services.remove(name) else { return };
         info!(service = name, "{} is gone; not watched any more", service.path);
+        self.change_note(service.noted.1);
         self.metrics.forget(name);
         self.hooks.forget(name);
         self.board.forget(name);
@@ -138,6 +139,7 @@ impl Driver {
         if let Some(service) = self.services.get_mut(name) {
             tell_record(name, service);
         }
+        self.note(name);
         self.tell_board_of(name);
         self.write_opinion(name);
     }

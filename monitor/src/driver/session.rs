@@ -49,7 +49,10 @@ impl Driver {
         self.metrics.zookeeper_connected.set(i64::from(answers));
         if before.is_none_or(|before| (before.phase == SessionPhase::Connected) != answers) {
             self.all_groups(&Event::Store(answers));
-            self.vouch_anew();
+            if answers {
+                // What was read before may have been decided otherwise while it was away.
+                self.vouch_anew();
+            }
         }
         if !session.phase.is_alive()
             || self.registered.is_some_and(|generation| generation != session.generation)

@@ -131,10 +131,10 @@ fn masters(facts: &Facts, now: Time) -> Reply {
 fn quorum(facts: &Facts, name: &[u8], now: Time) -> Reply {
     let usable = 1 + facts.fellows.iter().filter(|fellow| fellow.up).count();
     match service(facts, name, now) {
-        Some(_) => Reply::Simple(format!(
+        Some((_, service, _)) if service.store_answers => Reply::Simple(format!(
             "OK {usable} usable Sentinels. Quorum and failover authorization can be reached"
         )),
-        None => Reply::error(format!(
+        Some(_) | None => Reply::error(format!(
             "NOQUORUM {usable} usable Sentinels. ZooKeeper does not answer, or has no record of this name"
         )),
     }

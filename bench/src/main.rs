@@ -5,12 +5,14 @@
 mod announcement;
 mod durability;
 mod figures;
+mod switchover;
 
 use std::process::ExitCode;
 
 type Benchmark = fn() -> figures::Table;
 
-const ALL: [(&str, Benchmark); 2] = [("announcement", announcement::run), ("durability", durability::run)];
+const ALL: [(&str, Benchmark); 3] =
+    [("announcement", announcement::run), ("durability", durability::run), ("switchover", switchover::run)];
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).collect();

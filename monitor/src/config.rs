@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -118,6 +118,10 @@ pub(crate) struct Config {
     pub(crate) log: LogSettings,
     /// What is allowed but worth a line in the log.
     pub(crate) warnings: Vec<String>,
+    /// Where all this stands.
+    pub(crate) file: PathBuf,
+    /// As it stands there, to tell what was changed since.
+    pub(crate) source: Ini,
 }
 
 /// The pair.
@@ -237,6 +241,8 @@ impl Config {
             dns,
             log,
             warnings,
+            file: PathBuf::from(name),
+            source: ini,
         })
     }
 

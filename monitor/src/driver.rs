@@ -8,6 +8,7 @@ mod board;
 mod occasions;
 mod opinions;
 mod pairing;
+mod reload;
 mod services;
 mod session;
 mod show;
@@ -24,6 +25,7 @@ use binary_star::{Handle, PairEvent, State as PairState};
 use failover::lead::{Lead, Peer};
 use failover::{Event, Order, Request, Time};
 use serde_json::Value;
+use settings::Problems;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
@@ -81,8 +83,8 @@ pub(crate) enum Input {
     Pause(String, Option<PausedRecord>, oneshot::Sender<Paused>),
     /// SIGTERM or SIGINT.
     Stop,
-    /// SIGHUP.
-    Reload,
+    /// SIGHUP: the file was read again.
+    Reload(Result<Box<Config>, Problems>),
 }
 
 /// What can happen to one service.
@@ -372,9 +374,7 @@ impl Driver {
             }
             Input::Request(service, request, answer) => self.request(&service, request, answer),
             Input::Pause(service, wanted, answer) => self.pause(&service, wanted, answer),
-            Input::Reload => {
-                info!("SIGHUP: nothing of this configuration can be reloaded yet; restart to change it")
-            }
+            Input::Reload(read) => self.reload(read),
             Input::Stop => {}
         }
     }

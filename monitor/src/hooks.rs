@@ -21,7 +21,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Map, Value};
 use tokio::net::TcpStream;
 use tokio::process::Command;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
@@ -73,31 +73,37 @@ pub(crate) struct Fact {
 /// The queues of all services.
 #[derive(Debug)]
 pub(crate) struct Hooks {
-    settings: Arc<HookSettings>,
+    settings: watch::Sender<Arc<HookSettings>>,
     queues: BTreeMap<String, mpsc::Sender<Fact>>,
 }
 
 impl Hooks {
     /// Nothing has happened yet.
     pub(crate) fn new(settings: HookSettings) -> Self {
-        Self { settings: Arc::new(settings), queues: BTreeMap::new() }
+        Self { settings: watch::Sender::new(Arc::new(settings)), queues: BTreeMap::new() }
     }
 
     /// Tells what happened, some time soon.
     pub(crate) fn tell(&mut self, service: &str, occasion: Occasion, mut facts: Map<String, Value>) {
-        if self.settings.command(occasion).is_none() && self.settings.webhook.is_none() {
+        let settings = self.settings.borrow().clone();
+        if settings.command(occasion).is_none() && settings.webhook.is_none() {
             return;
         }
         facts.insert("event".to_owned(), occasion.word().into());
         facts.insert("service".to_owned(), service.into());
         let queue = self.queues.entry(service.to_owned()).or_insert_with(|| {
             let (queue, facts) = mpsc::channel(WAITING);
-            tokio::spawn(work(self.settings.clone(), facts));
+            tokio::spawn(work(self.settings.subscribe(), facts));
             queue
         });
         if queue.try_send(Fact { occasion, facts }).is_err() {
             warn!(service, "{WAITING} hooks wait already; `{}` is dropped", occasion.word());
         }
+    }
+
+    /// From the next fact on by these settings, also of those that wait.
+    pub(crate) fn replace(&self, settings: HookSettings) {
+        self.settings.send_replace(Arc::new(settings));
     }
 
     /// The service is gone; what waits is still told.
@@ -117,8 +123,9 @@ impl HookSettings {
 }
 
 /// One service: one fact after the other.
-async fn work(settings: Arc<HookSettings>, mut facts: mpsc::Receiver<Fact>) {
+async fn work(settings: watch::Receiver<Arc<HookSettings>>, mut facts: mpsc::Receiver<Fact>) {
     while let Some(fact) = facts.recv().await {
+        let settings = settings.borrow().clone();
         if let Some(line) = settings.command(fact.occasion) {
             attempt(&settings, &fact, "the command", || run(line, &fact)).await;
         }

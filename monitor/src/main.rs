@@ -19,6 +19,7 @@ mod fault;
 mod files;
 mod hooks;
 mod identity;
+mod log;
 mod lookup;
 mod metrics;
 mod publisher;
@@ -30,8 +31,8 @@ mod status;
 mod verbs;
 mod vip;
 
-use std::io::{IsTerminal, Read};
-use std::path::Path;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -39,10 +40,10 @@ use binary_star::{BinaryStar, Dialect, Instance, Options, Running, Votes};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 use topology::zookeeper::Store;
 use topology::{Endpoint, MonitorRecord};
 use tracing::{error, info, warn};
-use tracing_subscriber::EnvFilter;
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -112,7 +113,7 @@ fn main() -> ExitCode {
             Ok(Task::Run(file)) => with_config(file, false, run),
             Ok(Task::Check(file)) => with_config(file, true, |config| in_runtime(check::run(config))),
             Ok(Task::Vip(file, request)) => with_config(file, false, |config| {
-                start_log(&config);
+                log::start(config.log);
                 in_runtime(vip::run(config, request))
             }),
             Ok(Task::Ask(file, verb)) => {
@@ -219,39 +220,13 @@ fn in_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
 }
 
 fn run(config: Config) -> ExitCode {
-    start_log(&config);
+    log::start(config.log);
     if let Ok(plan) = std::env::var(fault::VARIABLE)
         && let Err(why) = fault::arm(&plan)
     {
         return usage(&why);
     }
     in_runtime(lead(Arc::new(config)))
-}
-
-fn start_log(config: &Config) {
-    // The library tells of every request at DEBUG and of every attempt to connect at WARN; the driver tells what
-    // matters of the session and of the pair, each change once.
-    let filter = match config.log.level {
-        level @ (settings::LogLevel::Debug | settings::LogLevel::Trace) => {
-            format!("{},zookeeper_client=warn,hickory_proto=warn", level.as_str())
-        }
-        level @ (settings::LogLevel::Error | settings::LogLevel::Warn) => {
-            format!("{},zookeeper_client=error,hickory_proto=error", level.as_str())
-        }
-        level @ settings::LogLevel::Info => {
-            let quiet =
-                "zookeeper_client=error,topology::zookeeper=warn,binary_star=warn,hickory_proto=error";
-            format!("{},{quiet}", level.as_str())
-        }
-    };
-    let filter = EnvFilter::try_new(filter).unwrap_or_default();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match config.log.format {
-        settings::LogFormat::Json => log.json().init(),
-        settings::LogFormat::Text => {
-            log.with_target(false).with_ansi(std::io::stderr().is_terminal()).init();
-        }
-    }
 }
 
 async fn lead(config: Arc<Config>) -> ExitCode {
@@ -284,7 +259,7 @@ async fn lead(config: Arc<Config>) -> ExitCode {
         Ok(pair) => pair,
         Err(error) => return failed(&format!("[binary_star]: {error}")),
     };
-    if let Err(error) = forward_signals(&inputs) {
+    if let Err(error) = forward_signals(&inputs, config.file.clone()) {
         return failed(&format!("no signal handler: {error}"));
     }
     let record = MonitorRecord {
@@ -386,7 +361,7 @@ fn start_pair(
     BinaryStar::new(options).on_event(move |event| drop(inputs.send(Input::Pair(event)))).start().map(Some)
 }
 
-fn forward_signals(inputs: &mpsc::UnboundedSender<Input>) -> std::io::Result<()> {
+fn forward_signals(inputs: &mpsc::UnboundedSender<Input>, file: PathBuf) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -396,7 +371,14 @@ fn forward_signals(inputs: &mpsc::UnboundedSender<Input>) -> std::io::Result<()>
             let input = tokio::select! {
                 _ = terminate.recv() => Input::Stop,
                 _ = interrupt.recv() => Input::Stop,
-                _ = hangup.recv() => Input::Reload,
+                _ = hangup.recv() => {
+                    let file = file.clone();
+                    // A file that is slow to read keeps nobody waiting.
+                    match spawn_blocking(move || Config::load(file)).await {
+                        Ok(read) => Input::Reload(read.map(Box::new)),
+                        Err(_) => continue,
+                    }
+                }
             };
             if inputs.send(input).is_err() {
                 return;

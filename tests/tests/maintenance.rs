@@ -1,10 +1,10 @@
-//! A service that is paused with real servers: nobody takes over and nobody is pointed elsewhere, whichever monitor leads,
+//! What is done to a running group with real servers. A paused service: nobody takes over and nobody is pointed elsewhere, whichever monitor leads,
 //! while a replica can be serviced without a write being stopped.
 
 use std::time::Duration;
 
 use world::group::Group;
-use world::{programs, wait};
+use world::{Signal, programs, wait};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -112,4 +112,40 @@ fn a_replica_is_serviced_and_no_write_waits() {
     assert_eq!(after.primary, before.primary);
     load.wait_for_writes(100, LIMIT);
     load.stop().assert_clean();
+}
+
+/// SIGHUP: what can be changed is, at once and with a line each; the rest is named; a file that is not right changes nothing.
+#[test]
+fn a_configuration_is_reloaded() {
+    let mut group = Group::of(2).start();
+    let before = group.settled();
+    let active = group.wait_for_active();
+    let text = std::fs::read_to_string(group.monitors[active].file()).expect("the file");
+    let (never, other) = (before.in_sync[0].addr.clone(), before.in_sync[1].addr.clone());
+    let reload = |group: &mut Group, text: &str, line: &str| {
+        group.monitors[active].write_file(text);
+        group.monitors[active].process().signal(Signal::Hup);
+        group.monitors[active].process().wait_for_line(line, LIMIT)
+    };
+    reload(&mut group, &format!("{text}\n[failover]\npriority.{never} = many\n"), "nothing was reloaded");
+    assert!(group.monitors[active].process().log().contains(&format!("priority.{never} = many: ")));
+    let new = format!(
+        "{text}\n[failover]\npriority.{never} = 0\n[log]\nlevel = trace\n[detector]\nping_interval_ms = 90\n"
+    );
+    reload(&mut group, &new, "not reloaded [detector] ping_interval_ms: not set -> 90 (restart the monitor)");
+    let log = group.monitors[active].process().log();
+    for line in [
+        format!("reloaded [failover] priority.{never}: not set -> 0"),
+        "reloaded [log] level: not set -> trace".into(),
+    ] {
+        assert!(log.contains(&line), "{line}: {log}");
+    }
+    group.monitors[active].process().wait_for_line("TRACE", LIMIT);
+    reload(&mut group, &new, "not reloaded [detector] ping_interval_ms: not set -> 90");
+
+    let old = group.primary();
+    group.redis[old].kill();
+    group.redis[old].restart();
+    let after = group.settled();
+    assert_eq!(after.primary.addr, other, "{never} is never promoted now");
 }

@@ -58,6 +58,8 @@ pub enum Event {
     Paused(bool),
     /// An operator asks for this, under a number of the driver's choice.
     Asked(u64, Request),
+    /// The bounds are others from now on.
+    Limits(Limits),
     /// This monitor itself stood still (R13).
     Stalled,
     /// Time passed.
@@ -307,6 +309,7 @@ impl Group {
             Event::Ordered(addr, asked, outcome) => self.order_ended(&addr, asked, outcome, now),
             Event::Paused(paused) => self.view.paused = if paused { Paused::Yes } else { Paused::No },
             Event::Asked(number, request) => self.asked(number, request, now),
+            Event::Limits(limits) => self.view.limits = limits,
             Event::Stalled => self.view.backends.values_mut().for_each(|b| b.detector.forget_silence(now)),
             Event::Tick => {}
         }

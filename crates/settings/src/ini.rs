@@ -1,6 +1,7 @@
 //! From text to entries: section, key, value, line.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use crate::nearest::nearest;
 use crate::problem::Problem;
@@ -19,13 +20,35 @@ pub struct Ini {
 }
 
 /// One value and where it stands.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Entry {
     pub(crate) value: String,
     /// The file or the variable.
     pub(crate) origin: String,
     pub(crate) line: usize,
     pub(crate) secret: bool,
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}:{})", self.shown(), self.origin, self.line)
+    }
+}
+
+/// A key whose value is another one than before. Displayed without secrets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Where it stands.
+    pub section: String,
+    /// Its name.
+    pub key: String,
+    shown: String,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{}] {}: {}", self.section, self.key, self.shown)
+    }
 }
 
 impl Entry {
@@ -60,6 +83,30 @@ impl Ini {
         }
         parser.ini.overrides(environment, schema);
         parser.ini
+    }
+
+    /// What stands in `newer` otherwise than here, in the order of sections and keys.
+    pub fn changes(&self, newer: &Self) -> Vec<Change> {
+        let places: BTreeSet<_> = self.entries.keys().chain(newer.entries.keys()).collect();
+        let changed = places.into_iter().filter_map(|place| {
+            let (before, after) = (self.entries.get(place), newer.entries.get(place));
+            if before.map(|entry| &entry.value) == after.map(|entry| &entry.value) {
+                return None;
+            }
+            let shown = |entry: Option<&Entry>| entry.map_or("not set", Entry::shown).to_string();
+            let shown = format!("{} -> {}", shown(before), shown(after));
+            Some(Change { section: place.0.clone(), key: place.1.clone(), shown })
+        });
+        changed.collect()
+    }
+
+    /// This configuration with one key as it stands in `newer`.
+    pub fn adopt(&mut self, newer: &Self, change: &Change) {
+        let place = (change.section.clone(), change.key.clone());
+        match newer.entries.get(&place) {
+            Some(entry) => _ = self.entries.insert(place, entry.clone()),
+            None => _ = self.entries.remove(&place),
+        }
     }
 
     /// `ALBIREO_*` variables that match no key, for a warning: another program's, or mistyped.
@@ -403,6 +450,26 @@ mod tests {
             ini.ignored_variables(),
             ["ALBIREO_REDIS_10_0_0_2_6379_PASSWORD", "ALBIREO_ZOKEEPER_HOSTS"]
         );
+    }
+
+    #[test]
+    fn what_changed_is_told_without_secrets() {
+        let read = |text: &str| Ini::parse(text.as_bytes(), "f.ini", [], &SCHEMA);
+        let old = read("[zookeeper]\nhosts = a:1\nauth = u:s3cret\n[failover]\ncold_start = best");
+        let new = read("# moved\n[zookeeper]\nauth = u:0ther\nhosts = a:1\npath = /p");
+        let told: Vec<String> = old.changes(&new).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            told,
+            [
+                "[failover] cold_start: best -> not set",
+                "[zookeeper] auth: *** -> ***",
+                "[zookeeper] path: not set -> /p"
+            ]
+        );
+        let mut adopted = old.clone();
+        adopted.adopt(&new, &old.changes(&new)[0]);
+        assert_eq!(adopted.changes(&new).len(), 2, "what was not adopted is told again");
+        assert!(!format!("{old:?}").contains("s3cret"));
     }
 
     #[test]

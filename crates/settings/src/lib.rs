@@ -42,7 +42,7 @@ mod schema;
 mod shared;
 
 pub use ensemble::{Ensemble, EnsembleError};
-pub use ini::Ini;
+pub use ini::{Change, Ini};
 pub use problem::{Problem, Problems};
 pub use reader::{ReadFile, Reader, Secret, SectionReader};
 pub use schema::{Key, Schema, Section};

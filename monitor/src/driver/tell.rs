@@ -85,6 +85,7 @@ impl Driver {
             | Event::Published(..)
             | Event::Asked(..)
             | Event::Paused(_)
+            | Event::Limits(_)
             | Event::Stalled
             | Event::Tick => {}
         }

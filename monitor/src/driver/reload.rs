@@ -1,0 +1,54 @@
+//! SIGHUP: what of a configuration can be changed while the monitor runs. Everything else stays as it is, and each changed key
+//! is told: adopted, or in need of a restart.
+
+use std::sync::Arc;
+
+use failover::Event;
+use settings::{Change, Problems};
+use tracing::{error, info, warn};
+
+use super::Driver;
+use crate::config::Config;
+use crate::log;
+
+/// Sections and keys that are adopted; an empty key stands for the whole section.
+const ADOPTED: [(&str, &str); 3] = [("failover", ""), ("hooks", ""), ("log", "level")];
+
+impl Driver {
+    /// The file was read again.
+    pub(super) fn reload(&mut self, read: Result<Box<Config>, Problems>) {
+        let newer = match read {
+            Ok(newer) => newer,
+            Err(problems) => {
+                problems.iter().for_each(|problem| error!("SIGHUP: {problem}"));
+                return error!("SIGHUP: nothing was reloaded, for the file is not right");
+            }
+        };
+        let changes = self.around.config.source.changes(&newer.source);
+        if changes.is_empty() {
+            return info!("SIGHUP: nothing has changed");
+        }
+        let (adopted, others): (Vec<Change>, Vec<Change>) = changes.into_iter().partition(is_adopted);
+        adopted.iter().for_each(|change| info!("reloaded {change}"));
+        others.iter().for_each(|change| warn!("not reloaded {change} (restart the monitor)"));
+        let mut config = (*self.around.config).clone();
+        adopted.iter().for_each(|change| config.source.adopt(&newer.source, change));
+        config.failover = newer.failover;
+        config.hooks = newer.hooks;
+        config.log.level = newer.log.level;
+        newer.warnings.iter().for_each(|warning| warn!("{warning}"));
+        self.adopt(config);
+    }
+
+    fn adopt(&mut self, config: Config) {
+        log::set_level(config.log.level);
+        self.hooks.replace(config.hooks.clone());
+        let limits = config.limits();
+        self.around.config = Arc::new(config);
+        self.all_groups(&Event::Limits(limits));
+    }
+}
+
+fn is_adopted(change: &Change) -> bool {
+    ADOPTED.iter().any(|(section, key)| change.section == *section && (key.is_empty() || change.key == *key))
+}

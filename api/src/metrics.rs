@@ -193,7 +193,7 @@ impl Metrics {
         let mut out = String::new();
         // Writing to a String does not fail.
         let _ = encode(&mut out, &self.registry);
-        out
+        exposition::text(&out)
     }
 }
 

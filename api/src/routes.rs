@@ -248,8 +248,7 @@ fn metrics(front: &Front) -> Response<Body> {
     for pool in front.services.all() {
         metrics.set_ready(&pool.name, pool.ready().is_ok() && pool.too_few().is_none());
     }
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    text(StatusCode::OK, kind, metrics.text())
+    text(StatusCode::OK, exposition::CONTENT_TYPE, metrics.text())
 }
 
 fn carries(headers: &HeaderMap, token: &Secret) -> bool {

@@ -125,7 +125,7 @@ async fn readyz(State(driver): State<Driver>) -> Response {
 async fn metrics(State(driver): State<Driver>) -> Response {
     match ask(&driver, Question::Metrics).await {
         Ok(text) => {
-            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            let kind = exposition::CONTENT_TYPE;
             ([(header::CONTENT_TYPE, kind)], text.as_str().unwrap_or_default().to_owned()).into_response()
         }
         Err(response) => response,

@@ -91,6 +91,7 @@ pub(crate) struct Metrics {
     epoch: Family<OfService, Gauge>,
     in_sync: Family<OfService, Gauge>,
     paused: Family<OfService, Gauge>,
+    primary_up: Family<OfService, Gauge>,
     damaged: Family<OfService, Counter>,
     probe_seconds: Seconds<OfBackend>,
     failovers: Family<OfReason, Counter>,
@@ -122,6 +123,7 @@ impl Metrics {
             epoch: Family::default(),
             in_sync: Family::default(),
             paused: Family::default(),
+            primary_up: Family::default(),
             damaged: Family::default(),
             ignored_services: Counter::default(),
             bad_heartbeats: Gauge::default(),
@@ -152,6 +154,11 @@ impl Metrics {
         );
         r.register("epoch", "Epoch of the state record", new.epoch.clone());
         r.register("in_sync", "Replicas in the in-sync set", new.in_sync.clone());
+        r.register(
+            "primary_up",
+            "1 while the recorded primary answers probes, else 0",
+            new.primary_up.clone(),
+        );
         r.register("paused", "1 while an operator has paused the service, else 0", new.paused.clone());
         r.register(
             "znode_damaged",
@@ -179,10 +186,13 @@ impl Metrics {
         Self { registry, ..new }
     }
 
-    /// A service is watched, and this is its record.
-    pub(crate) fn service(&mut self, service: &str, epoch: u64, in_sync: usize, paused: bool) {
+    /// A service is watched, and this is its record, if it has one: epoch, replicas in sync, whether the primary answers.
+    pub(crate) fn service(&mut self, service: &str, record: Option<(u64, usize, bool)>, paused: bool) {
         self.known(service);
         let of = OfService { service: service.to_owned() };
+        let (epoch, in_sync, primary_up) = record.unwrap_or_default();
+        self.primary_up.get_or_create(&of).set(i64::from(primary_up));
+        _ = self.damaged.get_or_create(&of); // a series that begins with 1 would be no increase
         self.epoch.get_or_create(&of).set(i64::try_from(epoch).unwrap_or(i64::MAX));
         self.in_sync.get_or_create(&of).set(i64::try_from(in_sync).unwrap_or(i64::MAX));
         self.paused.get_or_create(&of).set(i64::from(paused));
@@ -230,6 +240,7 @@ impl Metrics {
         self.epoch.remove(&of);
         self.in_sync.remove(&of);
         self.paused.remove(&of);
+        self.primary_up.remove(&of);
         self.damaged.remove(&of);
         for reason in known.reasons {
             self.failovers.remove(&OfReason { service: owned(), reason });
@@ -264,7 +275,7 @@ impl Metrics {
         let mut out = String::new();
         // Writing into a String does not fail.
         let _ = encode(&mut out, &self.registry);
-        out
+        exposition::text(&out)
     }
 }
 
@@ -311,7 +322,7 @@ mod tests {
             promoted: Some(ms(5)),
             announced: Some(ms(6)),
         };
-        metrics.service(service, 2, 1, true);
+        metrics.service(service, Some((2, 1, true)), true);
         metrics.backend(service, addr, true, Some(7));
         metrics.probed(service, addr, ms(1));
         metrics.damaged(service);
@@ -327,6 +338,7 @@ mod tests {
         fill(&mut metrics, "posts", &addr);
         for series in [
             "albireo_epoch{service=\"posts\"} 2",
+            "albireo_primary_up{service=\"posts\"} 1",
             "albireo_paused{service=\"posts\"} 1",
             "albireo_backend_up{service=\"posts\",backend=\"a:1\"} 1",
             "albireo_replica_lag_bytes{service=\"posts\",backend=\"a:1\"} 7",

@@ -103,8 +103,9 @@ impl Driver {
         metrics.bad_heartbeats.set(self.bad_heartbeats);
         for (name, service) in &self.services {
             let view = service.group.view();
-            let (epoch, in_sync) = view.state().map_or((0, 0), |s| (s.epoch, s.in_sync.len()));
-            metrics.service(name, epoch, in_sync, service.paused.is_some());
+            let answers = |addr| matches!(view.health(addr, now), Health::Up | Health::Suspect);
+            let record = view.state().map(|s| (s.epoch, s.in_sync.len(), answers(&s.primary.addr)));
+            metrics.service(name, record, service.paused.is_some());
             for addr in view.backends.keys() {
                 let up = matches!(view.health(addr, now), Health::Up | Health::Suspect);
                 metrics.backend(name, addr, up, status::lag(view, addr));

@@ -318,6 +318,7 @@ mod tests {
             to: addr.clone(),
             gap_bytes: None,
             candidates: Vec::new(),
+            saw: Vec::new(),
             begun: Some(Begun { lost: ms(1), detected: ms(2), decided: ms(3), published: ms(4) }),
             promoted: Some(ms(5)),
             announced: Some(ms(6)),

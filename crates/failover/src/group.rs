@@ -17,6 +17,7 @@ use crate::view::{
     ASK_FOR, Announced, Backend, CONFIRM_WAIT, Limits, Observation, Pause, Paused, PeerOpinion, Role, Seen,
     View, follows,
 };
+use crate::witness::{Witness, witnesses};
 use crate::{Disqualified, Time, set, switchover};
 
 /// A question is repeated no sooner than this: two round trips on a local network and a turn of the server's loop.
@@ -163,6 +164,8 @@ pub struct Timeline {
     pub gap_bytes: Option<u64>,
     /// The verdict on every member when it was decided.
     pub candidates: Vec<(Endpoint, Option<Disqualified>)>,
+    /// What each observer saw of the old primary when it was decided.
+    pub saw: Vec<Witness>,
     /// How it began, where this monitor began it; the other one may have died on the way.
     pub begun: Option<Begun>,
     /// The promotion was done.
@@ -213,6 +216,7 @@ struct UnderWay {
     topology: Option<Topology>,
     decided: Time,
     candidates: Vec<(Endpoint, Option<Disqualified>)>,
+    saw: Vec<Witness>,
     /// The record was read back before the answer came. Whether `<path>` was written only the answer tells: the record
     /// may be that of an earlier attempt.
     stands: bool,
@@ -487,6 +491,7 @@ impl Group {
                 from: from.filter(|from| *from != state.primary.addr),
                 to: state.primary.addr.clone(),
                 candidates: Vec::new(),
+                saw: Vec::new(),
                 begun: None,
                 promoted: None,
                 announced: None,
@@ -642,7 +647,7 @@ impl Group {
 
     /// A record of ours stands in ZooKeeper at this version.
     fn stands(&mut self, under_way: UnderWay, version: i32, now: Time) {
-        let UnderWay { next, decided, candidates, .. } = under_way;
+        let UnderWay { next, decided, candidates, saw, .. } = under_way;
         if self.view.record.as_ref().is_some_and(|(_, known)| *known >= version)
             && self.view.record_damaged.is_none()
         {
@@ -672,6 +677,7 @@ impl Group {
                     from: Some(old.primary.addr.clone()),
                     to: next.primary.addr.clone(),
                     candidates,
+                    saw,
                     begun: Some(Begun {
                         lost: lost.unwrap_or(decided),
                         detected: self.fault_at.unwrap_or(decided).min(decided),
@@ -837,9 +843,20 @@ impl Group {
         self.view.publishing = true;
         let topology = announce.as_ref().map(|(topology, _)| topology.clone());
         self.publications += 1;
-        let (number, candidates) = (self.publications, self.view.candidates(now));
-        self.published =
-            Some(UnderWay { number, next: next.clone(), topology, decided: now, candidates, stands: false });
+        let number = self.publications;
+        // Only a promotion is remembered with what it was made from.
+        let old = self.view.state().filter(|old| old.promoted != next.promoted);
+        let saw = old.map_or_else(Vec::new, |old| witnesses(&self.view, &old.primary.addr, now));
+        let candidates = if saw.is_empty() { Vec::new() } else { self.view.candidates(now) };
+        self.published = Some(UnderWay {
+            number,
+            next: next.clone(),
+            topology,
+            decided: now,
+            candidates,
+            saw,
+            stands: false,
+        });
         self.actions.push_back(Action::Publish(Publication { number, reign, next, expected, announce }));
     }
 

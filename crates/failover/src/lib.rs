@@ -18,6 +18,7 @@
 //! * [`order`]: R1, the guard between looking at a server and changing it.
 //! * [`detector`]: R10, what is known of a server that does not answer.
 //! * [`view`]: all that is known now; [`group`]: events to view, decisions to actions, one at a time per server.
+//! * [`mod@risk`]: what if the primary died now; [`witness`]: what each observer sees of it. For people.
 //! * [`lead`]: R12, which of the two monitors may act; [`confirm`]: R3 and R17, what a client may be told.
 #![no_std]
 // Events and actions live for one call; a box would only hide what they hold.
@@ -34,9 +35,11 @@ pub mod group;
 pub mod lead;
 pub mod order;
 pub mod request;
+pub mod risk;
 pub mod set;
 pub mod switchover;
 pub mod view;
+pub mod witness;
 
 pub use candidate::Disqualified;
 pub use cold::ColdStart;
@@ -45,8 +48,10 @@ pub use detector::{Detector, Health, Trouble};
 pub use group::{Action, Begun, Event, Group, Outcome, PublishOutcome, Stored, Timeline};
 pub use order::{Command, Deed, Look, Order, Refused, Verdict};
 pub use request::{Declined, Done, Request};
+pub use risk::{Risk, risk};
 pub use set::{Outside, Unfit};
 pub use view::{Fence, Limits, MinInSync, Observation, Pause, PeerOpinion, Role, View};
+pub use witness::{Witness, witnesses};
 
 /// A moment on the driver's monotonic clock, as the time since a moment of the driver's choice.
 pub type Time = core::time::Duration;

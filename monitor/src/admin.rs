@@ -1,5 +1,5 @@
-//! Admin HTTP: `/services`, `/metrics`, `/healthz`, `/readyz`, what an operator asks for ([`crate::asking`]), and who is
-//! primary ([`crate::lookup`]). It asks the driver or reads its board; it keeps nothing itself. It has a thread and a
+//! Admin HTTP: `/services`, `/metrics`, `/healthz`, `/readyz`, what an operator asks for ([`crate::asking`]), who is
+//! primary ([`crate::lookup`]), the dashboard ([`crate::dashboard`]) and what it follows ([`crate::events`]). It asks the driver or reads its board; it keeps nothing itself. It has a thread and a
 //! runtime of its own: whatever clients do there, the driver does not wait for it.
 
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use tracing::error as log_error;
 use crate::asking::{self, Caller, Desk};
 use crate::door::Door;
 use crate::driver::Input;
-use crate::lookup;
+use crate::{dashboard, events, lookup};
 
 /// What can be asked of the driver.
 #[derive(Debug)]
@@ -46,14 +46,17 @@ pub(crate) fn start(
     driver: Driver,
     token: Option<Arc<Secret>>,
     lookup: lookup::Desk,
+    events: events::Desk,
 ) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listener = {
         let _inside = runtime.enter();
         Door::new(TcpListener::from_std(listener)?)
     };
-    let pages = router(driver, token, lookup).into_make_service_with_connect_info::<Caller>();
+    let peers = events.clone().follow_peers();
+    let pages = router(driver, token, lookup, events).into_make_service_with_connect_info::<Caller>();
     let serve = move || {
+        runtime.spawn(peers);
         if let Err(error) = runtime.block_on(async { axum::serve(listener, pages).await }) {
             log_error!(%error, "admin HTTP has ended");
         }
@@ -61,7 +64,7 @@ pub(crate) fn start(
     std::thread::Builder::new().name("admin".to_owned()).spawn(serve).map(drop)
 }
 
-fn router(driver: Driver, token: Option<Arc<Secret>>, lookup: lookup::Desk) -> Router {
+fn router(driver: Driver, token: Option<Arc<Secret>>, lookup: lookup::Desk, events: events::Desk) -> Router {
     let desk = Desk { driver: driver.clone(), token };
     Router::new()
         .route("/healthz", get(|| async { Json(json!({"status": "ok"})) }))
@@ -72,6 +75,8 @@ fn router(driver: Driver, token: Option<Arc<Secret>>, lookup: lookup::Desk) -> R
         .with_state(driver)
         .merge(Router::new().route("/services/{service}/{verb}", post(asking::ask)).with_state(desk))
         .merge(lookup::routes(lookup))
+        .merge(events::routes(events))
+        .merge(dashboard::routes())
         .fallback(|| async { error(StatusCode::NOT_FOUND, "not_found", "no such page") })
         .method_not_allowed_fallback(|| async {
             let why = "pages are read with GET, and /services/SERVICE/VERB is asked with POST";
@@ -79,7 +84,7 @@ fn router(driver: Driver, token: Option<Arc<Secret>>, lookup: lookup::Desk) -> R
         })
 }
 
-async fn ask(driver: &Driver, question: Question) -> Result<Value, Response> {
+pub(crate) async fn ask(driver: &Driver, question: Question) -> Result<Value, Response> {
     let (answer, answered) = oneshot::channel();
     let gone = || error(StatusCode::SERVICE_UNAVAILABLE, "stopping", "this monitor is stopping");
     driver.send(Input::Ask(question, answer)).map_err(|_| gone())?;

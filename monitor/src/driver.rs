@@ -5,15 +5,17 @@
 //! or a slow ZooKeeper delays nobody else.
 
 mod board;
+mod display;
 mod occasions;
 mod opinions;
 mod pairing;
+mod records;
 mod reload;
 mod services;
 mod session;
 mod show;
 mod tell;
-pub(crate) use tell::now_ms;
+pub(crate) use records::now_ms;
 #[cfg(test)]
 mod tests;
 
@@ -43,6 +45,10 @@ use crate::metrics::Metrics;
 use crate::publisher::Publisher;
 use crate::quiet::Quiet;
 use crate::service::{Service, ServiceId, Surroundings, forward};
+
+pub(crate) use display::{Feed, Shown};
+
+use display::Display;
 
 /// Everything that can happen.
 #[derive(Debug)]
@@ -154,8 +160,8 @@ pub(crate) struct Driver {
     name_taken: Option<(MonitorRecord, Time)>,
     reign: Option<i32>,
     told_pair: Option<PairState>,
-    /// Who waits for what came of a request, by its number.
-    requests: BTreeMap<u64, oneshot::Sender<Answer>>,
+    /// What was asked for and who waits for what comes of it, by its number.
+    requests: BTreeMap<u64, (Request, oneshot::Sender<Answer>)>,
     /// Requests that there were so far.
     asked: u64,
     hooks: Hooks,
@@ -163,6 +169,8 @@ pub(crate) struct Driver {
     board: Board,
     /// Which records are known here, as a digest for the peer.
     note: u64,
+    /// What pages follow.
+    display: Display,
     metrics: Metrics,
     quiet: Quiet,
     /// When the loop meant to wake at the latest.
@@ -217,6 +225,7 @@ impl Driver {
             hooks,
             board,
             note: 0,
+            display: Display::new(),
             metrics: Metrics::new(),
             quiet: Quiet::default(),
             planned: Time::MAX,
@@ -271,7 +280,7 @@ impl Driver {
     fn deadline(&self) -> Time {
         let groups = self.services.values().filter_map(|service| service.group.poll_timeout());
         let lead = if self.observes() { None } else { self.lead.deadline(self.now()) };
-        groups.chain(lead).chain([self.next_beat]).min().unwrap_or_default()
+        groups.chain(lead).chain(self.display_due()).chain([self.next_beat]).min().unwrap_or_default()
     }
 
     fn notice_stall(&mut self) {
@@ -407,6 +416,7 @@ impl Driver {
             self.show();
             self.tell_board();
         }
+        self.display(now);
         match &self.name_taken {
             Some((by, since)) if now >= *since + self.name_wait() => Some(End::NameTaken(by.clone())),
             Some(_) | None => None,

@@ -8,13 +8,16 @@
 mod admin;
 mod asking;
 mod backend;
+mod call;
 mod check;
 mod clock;
 mod config;
+mod dashboard;
 mod discovery;
 mod dns;
 mod door;
 mod driver;
+mod events;
 mod fault;
 mod files;
 mod hooks;
@@ -25,6 +28,7 @@ mod metrics;
 mod publisher;
 mod quiet;
 mod redis;
+mod report;
 mod sentinel;
 mod service;
 mod status;
@@ -50,12 +54,11 @@ use crate::config::Config;
 use crate::driver::{Driver, End, Input};
 use crate::verbs::Verb;
 
-/// Verbs of the contract that this version does not have.
-const LATER: [&str; 2] = ["status", "history"];
-
 const USAGE: &str = "\
 monitor FILE
        monitor check FILE
+       monitor status FILE [--json]
+       monitor history FILE SERVICE [--json]
        monitor add FILE SERVICE HOST:PORT [--overwrite]
        monitor remove FILE SERVICE HOST:PORT
        monitor switchover FILE SERVICE [--to HOST:PORT]
@@ -68,9 +71,11 @@ monitor FILE
 #[derive(Parser)]
 #[command(name = "monitor", version, override_usage = USAGE)]
 struct Arguments {
-    /// FILE runs a monitor with this configuration. `check` validates it, also against the live servers. `add` and
+    /// FILE runs a monitor with this configuration. `check` validates it, also against the live servers. `status` shows
+    /// who is primary and what is at risk, `history` what was decided and why. `add` and
     /// `remove` change the members of a group; `switchover` moves the primary without losing anything; `failover` has a
-    /// replica take over at once; `pause` keeps everybody from taking over before `resume`; `vip` holds a virtual address while the server on this host is the primary
+    /// replica take over at once; `pause` keeps everybody from taking over before `resume`; `vip` holds a virtual
+    /// address while the server on this host is the primary
     #[arg(required = true, num_args = 1..=4, value_name = "VERB FILE SERVICE HOST:PORT")]
     words: Vec<String>,
     /// `add`: also a server that holds data of its own, which is gone then
@@ -82,6 +87,9 @@ struct Arguments {
     /// `failover`: if the primary is lost and nobody is known to hold every acknowledged write, go on without what is gone
     #[arg(long)]
     accept_loss: bool,
+    /// `status`, `history`: for programs
+    #[arg(long)]
+    json: bool,
     /// `vip`: the interface that is to have the address
     #[arg(long, value_name = "NAME")]
     interface: Option<String>,
@@ -106,15 +114,18 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.words.iter().map(String::as_str).collect();
     match words[..] {
         ["check"] => usage("`monitor check` needs a FILE"),
-        [verb, ..] if LATER.contains(&verb) => {
-            usage(&format!("`monitor {verb}` is not available in this version"))
-        }
         _ => match parse(&words, &arguments) {
             Ok(Task::Run(file)) => with_config(file, false, run),
             Ok(Task::Check(file)) => with_config(file, true, |config| in_runtime(check::run(config))),
             Ok(Task::Vip(file, request)) => with_config(file, false, |config| {
                 log::start(config.log);
                 in_runtime(vip::run(config, request))
+            }),
+            Ok(Task::Status(file)) => {
+                with_config(file, false, |config| in_runtime(report::status(config, arguments.json)))
+            }
+            Ok(Task::History(file, service)) => with_config(file, false, |config| {
+                in_runtime(report::history(config, service.to_owned(), arguments.json))
             }),
             Ok(Task::Ask(file, verb)) => {
                 with_config(file, false, |config| in_runtime(verbs::run(config, verb)))
@@ -128,6 +139,8 @@ fn main() -> ExitCode {
 enum Task<'a> {
     Run(&'a str),
     Check(&'a str),
+    Status(&'a str),
+    History(&'a str, &'a str),
     Vip(&'a str, vip::Request),
     Ask(&'a str, Verb),
 }
@@ -143,6 +156,9 @@ fn parse<'a>(words: &[&'a str], arguments: &Arguments) -> Result<Task<'a>, Strin
         return Err("--to belongs to `monitor switchover` and `monitor failover`".to_owned());
     }
     only("failover", "--accept-loss", *accept_loss)?;
+    if arguments.json && !["status", "history"].contains(&words[0]) {
+        return Err("--json belongs to `monitor status` and `monitor history`".to_owned());
+    }
     only("vip", "--interface", arguments.interface.is_some())?;
     only("vip", "--address", arguments.address.is_some())?;
     only("vip", "--local", arguments.local.is_some())?;
@@ -183,6 +199,10 @@ fn parse<'a>(words: &[&'a str], arguments: &Arguments) -> Result<Task<'a>, Strin
         ["failover", ..] => {
             Err("expected: monitor failover FILE SERVICE [--to HOST:PORT] [--accept-loss]".to_owned())
         }
+        ["status", file] => Ok(Task::Status(file)),
+        ["history", file, service] => Ok(Task::History(file, service)),
+        ["status", ..] => Err("expected: monitor status FILE [--json]".to_owned()),
+        ["history", ..] => Err("expected: monitor history FILE SERVICE [--json]".to_owned()),
         ["check", file] => Ok(Task::Check(file)),
         [file] => Ok(Task::Run(file)),
         [verb, ..] => Err(format!("`{verb}` is no verb of monitor; `monitor --help` names them")),
@@ -280,9 +300,10 @@ async fn lead(config: Arc<Config>) -> ExitCode {
     );
     let store = Store::open(config.store_options());
     let handle = pair.as_ref().map(|pair| pair.handle().clone());
-    let driver = Driver::new(config.clone(), clock, store, inputs.clone(), handle, record);
+    let driver = Driver::new(config.clone(), clock, store.clone(), inputs.clone(), handle, record);
     let lookup = lookup::Desk::new(driver.told(), clock);
-    if let Err(error) = admin::start(listener, inputs, config.admin.token.clone(), lookup) {
+    let events = events::Desk::new(inputs.clone(), driver.feed(), config.clone(), store);
+    if let Err(error) = admin::start(listener, inputs, config.admin.token.clone(), lookup, events) {
         return failed(&format!("[admin]: {error}"));
     }
     if let Some(listener) = sentinel {

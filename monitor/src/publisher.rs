@@ -239,6 +239,9 @@ impl Publisher {
             .as_ref()
             .and_then(|f| serde_json::from_slice::<Vec<Value>>(&f.data).ok())
             .unwrap_or_default();
+        let mut record = record;
+        let replaced = usize::from(counted(&mut record, old.first()));
+        let old = old.into_iter().skip(replaced);
         let all: Vec<Value> = std::iter::once(record).chain(old).take(HISTORY_MAX).collect();
         let data = json!(all).to_string().into_bytes();
         let written = match found {
@@ -249,15 +252,44 @@ impl Publisher {
     }
 }
 
-/// A record that fits: of a large group the verdicts are left out.
+/// A record that fits: of a large group the last of what was seen and of the verdicts are left out, of a long reason the
+/// end.
 fn shortened(mut record: Value) -> Value {
-    if record.to_string().len() > RECORD_MAX
-        && let Some(fields) = record.as_object_mut()
+    let excess = |record: &Value| record.to_string().len().saturating_sub(RECORD_MAX);
+    if excess(&record) == 0 {
+        return record;
+    }
+    if let Some(fields) = record.as_object_mut() {
+        fields.insert("shortened".to_owned(), json!(true));
+    }
+    while excess(&record) > 0 {
+        let length = |list: &str| record[list].as_array().map_or(0, Vec::len);
+        let longer = if length("candidates") > length("saw") { "candidates" } else { "saw" };
+        if record[longer].as_array_mut().and_then(Vec::pop).is_none() {
+            break;
+        }
+    }
+    let excess = excess(&record);
+    if excess > 0
+        && let Some(why) = record["why"].as_str()
     {
-        fields.remove("candidates");
-        fields.insert("candidates_left_out".to_owned(), json!(true));
+        // What is escaped takes more than one byte of the text.
+        let keep = why.len().saturating_sub(excess + 3);
+        let end = (0..=keep).rev().find(|at| why.is_char_boundary(*at)).unwrap_or(0);
+        record["why"] = json!(format!("{}...", &why[..end]));
     }
     record
+}
+
+/// The same refusal again is one record that counts.
+fn counted(record: &mut Value, last: Option<&Value>) -> bool {
+    let same = |key: &str| last.is_some_and(|last| last[key] == record[key]);
+    let again = record["refused"] == true && ["what", "why", "to", "epoch"].into_iter().all(same);
+    if again && let (Some(last), Some(fields)) = (last, record.as_object_mut()) {
+        fields.insert("times".to_owned(), json!(last["times"].as_u64().unwrap_or(1).saturating_add(1)));
+        fields.insert("first_ms".to_owned(), last.get("first_ms").unwrap_or(&last["when_ms"]).clone());
+    }
+    again
 }
 
 #[cfg(test)]
@@ -265,12 +297,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_of_a_large_group_is_kept_without_its_verdicts() {
-        let record = |members: usize| {
+    fn a_record_fits_whatever_it_is_about() {
+        let record = |members: usize, why: &str| {
             let verdict = json!({"addr": "127.0.0.1:6379", "eligible": false, "why": "does not answer"});
-            json!({"epoch": 7, "candidates": vec![verdict; members]})
+            let saw = json!({"who": "127.0.0.1:6379", "saw": "has lost it, asked 3 ms before", "offset": 1});
+            json!({"epoch": 7, "why": why, "candidates": vec![verdict; members], "saw": vec![saw; members + 2]})
         };
-        assert_eq!(shortened(record(3)), record(3));
-        assert_eq!(shortened(record(100)), json!({"epoch": 7, "candidates_left_out": true}));
+        assert_eq!(shortened(record(5, "gone")), record(5, "gone"));
+        for (members, why) in
+            [(100, "gone".to_owned()), (3, "long ".repeat(1000)), (100, "\u{e4}\"".repeat(4000))]
+        {
+            let short = shortened(record(members, &why));
+            assert!(short.to_string().len() <= RECORD_MAX, "{} {members}", short.to_string().len());
+            assert_eq!((&short["epoch"], &short["shortened"]), (&json!(7), &json!(true)));
+        }
+        let large = shortened(record(100, "gone"));
+        assert!(large["candidates"].as_array().is_some_and(|list| list.len() > 3), "as many as fit: {large}");
+        assert_eq!(large["why"], "gone");
+    }
+
+    #[test]
+    fn a_refusal_that_is_repeated_is_counted() {
+        let refusal = |when: u64, why: &str| json!({"what": "failover refused", "why": why, "when_ms": when, "refused": true, "epoch": 3, "to": null});
+        let mut second = refusal(20, "nobody");
+        assert!(counted(&mut second, Some(&refusal(10, "nobody"))));
+        let mut third = refusal(30, "nobody");
+        assert!(counted(&mut third, Some(&second)));
+        assert_eq!(
+            (&third["times"], &third["first_ms"], &third["when_ms"]),
+            (&json!(3), &json!(10), &json!(30))
+        );
+        assert!(!counted(&mut refusal(40, "other"), Some(&third)));
+        assert!(!counted(&mut refusal(40, "nobody"), None));
+        let failover = json!({"what": "failover", "why": "gone", "epoch": 3, "to": null});
+        assert!(!counted(&mut failover.clone(), Some(&failover)), "each failover is one of its own");
     }
 }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use failover::view::{Announced, View};
-use failover::{Disqualified, Health, Role, Time};
+use failover::{Health, Role, Time};
 use serde_json::{Value, json};
-use topology::{Endpoint, Phase, State};
+use topology::{Endpoint, Phase};
 
 use crate::service::Service;
 
@@ -30,20 +30,20 @@ pub(crate) fn service(service: &Service, age: Option<Duration>, now: Time) -> Va
                 "durability": "sync", "source": "state", "age_ms": age_ms, "leader": state.leader, "reason": state.reason,
                 "phase": match state.phase { Phase::Promoting => "promoting", Phase::Serving => "serving" },
                 "restart_guard": view.limits.restart_guard,
-                "because": because, "paused": service.paused, "members": members,
+                "because": because, "paused": service.paused, "risk": risk(view, now), "members": members,
             })
         }
         (None, (Announced::Is(topology), _)) => json!({
             "service": service.path.name(), "path": service.path.as_str(),
             "primary": topology.primary, "secondary": topology.replicas,
             "epoch": 0, "in_sync": [], "durability": "async", "source": "path", "age_ms": age_ms, "phase": "unborn",
-            "because": because, "paused": service.paused, "members": members,
+            "because": because, "paused": service.paused, "risk": null, "members": members,
         }),
         (None, (Announced::Unread | Announced::Missing | Announced::Broken(_), _)) => json!({
             "service": service.path.name(), "path": service.path.as_str(),
             "primary": null, "secondary": [], "epoch": 0, "in_sync": [],
             "durability": null, "source": "none", "age_ms": age_ms, "phase": "unborn",
-            "because": because, "paused": service.paused, "members": members,
+            "because": because, "paused": service.paused, "risk": null, "members": members,
         }),
     }
 }
@@ -65,9 +65,8 @@ fn member(service: &Service, view: &View, addr: &Endpoint, now: Time) -> Value {
             .then(|| format!("may take over, but does not follow {} at the moment", state.primary.addr))
     });
     let why = match (recorded, refusal, view.state()) {
-        (true, _, _) => None,
-        (false, Some(Disqualified::NotInSync), Some(state)) => Some(not_in_sync(view, state, addr, now)),
-        (false, refusal, _) => refusal.map(|why| why.to_string()),
+        (false, Some(refusal), Some(state)) => Some(failover::risk::words(view, state, addr, refusal, now)),
+        (_, _, _) => None,
     };
     json!({
         "addr": addr,
@@ -78,23 +77,26 @@ fn member(service: &Service, view: &View, addr: &Endpoint, now: Time) -> Value {
         "eligible": !recorded && view.state().is_some() && refusal.is_none(),
         "why": words.or(refused).cloned().or(why).or(away),
         "recorded_primary": recorded,
+        "in_sync": view.state().is_some_and(|state| state.in_sync(addr).is_some()),
     })
 }
 
-/// Only what the leader sees decides, but whoever looks at the passive monitor sees much the same.
-fn not_in_sync(view: &View, state: &State, addr: &Endpoint, now: Time) -> String {
-    match failover::set::entering(view, state, addr, now) {
-        Ok(_) => "not in sync yet".to_owned(),
-        Err(outside) => format!("not in sync: {outside}"),
-    }
+/// What if the primary died now, for programs and as a sentence.
+fn risk(view: &View, now: Time) -> Value {
+    let Some(risk) = failover::risk(view, now) else { return Value::Null };
+    let heir = risk.then.as_ref().ok();
+    json!({
+        "dies": risk.dies, "lost": risk.lost,
+        "takes_over": heir.map(|heir| &heir.addr), "lag_bytes": heir.and_then(|heir| heir.lag_bytes),
+        "why": risk.then.as_ref().err().map(ToString::to_string),
+        "text": risk.to_string(),
+    })
 }
 
 /// Bytes of the recorded primary's stream that a replica of the same history lacks.
 pub(crate) fn lag(view: &View, addr: &Endpoint) -> Option<u64> {
     let state = view.state().filter(|state| state.primary.addr != *addr)?;
-    let primary = &view.backends.get(&state.primary.addr)?.seen.as_ref()?.observation;
-    let replica = &view.backends.get(addr)?.seen.as_ref()?.observation;
-    (primary.replid == replica.replid).then(|| primary.offset.saturating_sub(replica.offset))
+    failover::risk::lag(view, state, addr)
 }
 
 /// Why a service does not yet make this monitor ready: a server was never heard of, up or down.

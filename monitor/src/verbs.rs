@@ -5,23 +5,18 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
-use axum::http::{Method, Request as HttpRequest, StatusCode};
-use http_body_util::BodyExt;
-use hyper::client::conn::http1::handshake;
-use hyper_util::rt::TokioIo;
+use axum::http::StatusCode;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use topology::zookeeper::Store;
 use topology::{Endpoint, Layout, LeaderRecord, MonitorRecord};
 
+use crate::call::{Call, call};
 use crate::config::Config;
 
-/// How long ZooKeeper, and a connection to the monitor, is waited for.
-const REACH: Duration = Duration::from_secs(5);
+/// How long ZooKeeper is waited for.
+pub(crate) const REACH: Duration = Duration::from_secs(5);
 /// Longer than the monitor itself gives it.
 const ANSWER: Duration = Duration::from_secs(15);
 
@@ -63,8 +58,9 @@ pub(crate) async fn run(config: Config, verb: Verb) -> ExitCode {
 
 async fn carry_out(config: &Config, verb: &Verb) -> Result<(StatusCode, Value), String> {
     let admin = active(config).await?;
-    let asked = ask(config, verb, &admin);
-    timeout(ANSWER, asked).await.map_err(|_| format!("the monitor at {admin} did not answer in time"))?
+    let page = format!("/services/{}/{}", utf8_percent_encode(&verb.service, NON_ALPHANUMERIC), verb.name);
+    let token = config.admin.token.as_deref();
+    call(&admin, Call { page: &page, body: Some(&verb.body), token, limit: ANSWER }).await
 }
 
 /// Where the monitor that leads can be asked.
@@ -74,44 +70,40 @@ async fn active(config: &Config) -> Result<Endpoint, String> {
     let layout = Layout::new(config.zookeeper.state_root.clone());
     let found = timeout(REACH, find(&store, &layout)).await;
     store.close().await;
-    found.unwrap_or_else(|_| Err(format!("ZooKeeper at {hosts} does not answer")))
+    found.unwrap_or_else(|_| Err(format!("ZooKeeper at {hosts} does not answer")))?.admin()
 }
 
-async fn find(store: &Store, layout: &Layout) -> Result<Endpoint, String> {
+/// Who leads, or led last.
+#[derive(Debug)]
+pub(crate) struct Leader {
+    /// None: the lead was given up, or nobody ever had it.
+    pub(crate) name: Option<String>,
+    /// What it says of itself, while it is there.
+    pub(crate) record: Option<MonitorRecord>,
+}
+
+impl Leader {
+    /// Where it can be asked, or why it cannot.
+    pub(crate) fn admin(&self) -> Result<Endpoint, String> {
+        let Some(name) = &self.name else { return Err("no monitor leads".to_owned()) };
+        match self.record.as_ref().map(|record| &record.admin) {
+            Some(Some(admin)) => Ok(admin.clone()),
+            Some(None) => Err(format!("the monitor `{name}` leads, but names no admin address")),
+            None => Err(format!("the monitor `{name}` led last and is not there")),
+        }
+    }
+}
+
+/// Reads who leads.
+pub(crate) async fn find(store: &Store, layout: &Layout) -> Result<Leader, String> {
     let read = |error: topology::zookeeper::ReadError| error.to_string();
     let leader = store.get(&layout.leader()).await.map_err(read)?;
     let leader = leader.and_then(|found| serde_json::from_slice::<LeaderRecord>(&found.data).ok());
     let Some(leader) = leader.filter(|leader| !leader.name.is_empty()) else {
-        return Err("no monitor leads".to_owned());
+        return Ok(Leader { name: None, record: None });
     };
     let path = layout.monitor(&leader.name).map_err(|e| e.to_string())?;
     let record = store.get(&path).await.map_err(read)?;
     let record = record.and_then(|found| serde_json::from_slice::<MonitorRecord>(&found.data).ok());
-    match record.map(|record| record.admin) {
-        Some(Some(admin)) => Ok(admin),
-        Some(None) => Err(format!("the monitor `{}` leads, but names no admin address", leader.name)),
-        None => Err(format!("the monitor `{}` led last and is not there", leader.name)),
-    }
-}
-
-async fn ask(config: &Config, verb: &Verb, admin: &Endpoint) -> Result<(StatusCode, Value), String> {
-    let failed = |what: &dyn std::fmt::Display| format!("the monitor at {admin}: {what}");
-    let connect = timeout(REACH, TcpStream::connect((admin.host(), admin.port()))).await;
-    let stream = connect.map_err(|_| failed(&"no connection in time"))?.map_err(|e| failed(&e))?;
-    let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|e| failed(&e))?;
-    tokio::spawn(connection);
-    let mut request = HttpRequest::builder()
-        .method(Method::POST)
-        .uri(format!("/services/{}/{}", utf8_percent_encode(&verb.service, NON_ALPHANUMERIC), verb.name))
-        .header(HOST, admin.to_string())
-        .header(CONTENT_TYPE, "application/json");
-    if let Some(token) = &config.admin.token {
-        request = request.header(AUTHORIZATION, format!("Bearer {}", token.text()));
-    }
-    let request = request.body(Body::from(verb.body.to_string())).map_err(|e| failed(&e))?;
-    let response = sender.send_request(request).await.map_err(|e| failed(&e))?;
-    let status = response.status();
-    let body: Bytes = response.into_body().collect().await.map_err(|e| failed(&e))?.to_bytes();
-    let answer = serde_json::from_slice(&body).map_err(|_| failed(&"its answer is no JSON"))?;
-    Ok((status, answer))
+    Ok(Leader { name: Some(leader.name), record })
 }

@@ -9,6 +9,7 @@ use topology::zookeeper::{Seen, SessionPhase, Versioned};
 use topology::{PausedRecord, ZnodePath};
 use tracing::{info, warn};
 
+use super::records::of_pause;
 use super::tell::{acted, not_published, tell_record, tell_words};
 use super::{About, Driver, Input};
 use crate::asking::{Answer, Paused};
@@ -133,6 +134,9 @@ impl Driver {
         for addr in service.tend_probes(&self.around) {
             self.metrics.forget_backend(name, &addr);
         }
+        if !actions.is_empty() {
+            self.display.touch();
+        }
         for action in actions {
             self.perform(name, action);
         }
@@ -195,8 +199,9 @@ impl Driver {
             Action::Completed(timeline) => self.completed(name, &timeline),
             Action::Edited(to, outcome) => self.edited(name, &to, outcome.as_ref()),
             Action::Answer(number, outcome) => {
-                self.answered(name, &outcome);
-                if let Some(answer) = self.requests.remove(&number) {
+                let asked = self.requests.remove(&number);
+                self.answered(name, asked.as_ref().map(|(request, _)| request), &outcome);
+                if let Some((_, answer)) = asked {
                     let _ = answer.send(Some(outcome)); // whoever asked may be gone
                 }
             }
@@ -210,7 +215,7 @@ impl Driver {
             return;
         }
         self.asked += 1;
-        self.requests.insert(self.asked, answer);
+        self.requests.insert(self.asked, (request.clone(), answer));
         self.group(name, Event::Asked(self.asked, request));
     }
 
@@ -263,10 +268,16 @@ impl Driver {
             return;
         };
         let (publisher, path) = (self.bound_publisher(), service.path.clone());
+        let by = wanted.as_ref().and_then(|record| record.by.as_deref());
+        let mut record = of_pause(by, wanted.is_some(), &self.me.name);
+        record["epoch"] = service.group.view().state().map_or(0, |state| state.epoch).into();
         self.later(name, async move {
             match publisher.pause(&path, wanted.as_ref()).await {
                 Ok(changed) => {
                     let _ = answer.send(Paused::Done { changed }); // whoever asked may be gone
+                    if changed {
+                        tokio::spawn(async move { publisher.remember(&path, record).await });
+                    }
                     vec![About::Paused(wanted)]
                 }
                 Err(error) => {

@@ -31,6 +31,7 @@ impl Driver {
             "name": self.me.name, "role": self.around.config.role_word(), "state": state,
             "active": self.reign.is_some(), "version": env!("CARGO_PKG_VERSION"),
             "zookeeper": self.session.is_some_and(|s| s.phase == SessionPhase::Connected),
+            "admin": self.around.config.admin.announce,
         })];
         if let Some(pair) = &self.pair {
             let peer = pair.peer();
@@ -40,24 +41,34 @@ impl Driver {
             // What nobody said is null: it has not been there since this monitor started.
             let says = name.and_then(|name| self.fellows.get(name));
             let (role, version) = (says.map(|r| &r.role), says.map(|r| &r.version));
+            let admin = says.and_then(|r| r.admin.as_ref());
             monitors.push(json!({
                 "name": name, "role": role, "state": state, "active": leads.is_some(), "version": version,
+                "admin": admin,
             }));
         }
         if self.observes() {
             monitors.extend(self.fellows.iter().filter(|(name, _)| self.others.contains(name)).map(|(name, says)| {
                 let active = self.lead.holder() == Some(name.as_str());
-                json!({"name": name, "role": says.role, "state": null, "active": active, "version": says.version})
+                json!({
+                    "name": name, "role": says.role, "state": null, "active": active, "version": says.version,
+                    "admin": says.admin,
+                })
             }));
         }
         let observers = self.observers.iter().map(|(name, says)| {
             let version = says.as_ref().and_then(|says| says.version.as_ref());
-            json!({"name": name, "role": "observer", "state": "OBSERVER", "active": false, "version": version})
+            let admin = says.as_ref().and_then(|says| says.admin.as_ref());
+            json!({
+                "name": name, "role": "observer", "state": "OBSERVER", "active": false, "version": version,
+                "admin": admin,
+            })
         });
         monitors.extend(observers);
         let services: Vec<Value> =
             self.services.values().map(|service| status::service(service, self.age(), now)).collect();
-        json!({"monitors": monitors, "services": services})
+        let leader = if self.reign.is_some() { Some(self.me.name.as_str()) } else { self.lead.holder() };
+        json!({"me": self.me.name, "leader": leader, "monitors": monitors, "services": services})
     }
 
     /// How long ago what is known of the services was known to be the present: zero while ZooKeeper answers, none if it

@@ -1,14 +1,12 @@
-//! The lines of the log about a service: what was decided, who is primary, what is wrong; and the history.
+//! The lines of the log about a service: what was decided, who is primary, what is wrong.
 
 use failover::cold::Wait;
-use failover::{Declined, Done, Event, Health, Order, Outcome, Reason, Time, Timeline};
-use serde_json::{Value, json};
+use failover::{Declined, Done, Event, Health, Order, Outcome, Reason, Time};
 use topology::zookeeper::PublishError;
 use topology::{Endpoint, Phase};
 use tracing::{Level, debug, error, info, trace, warn};
 
 use super::Driver;
-use crate::metrics::phases_ms;
 use crate::service::Service;
 
 impl Driver {
@@ -28,18 +26,26 @@ impl Driver {
         service.untold = first_sight.then(|| (reason.clone(), now));
         match service.untold {
             Some(_) => debug!(service = name, "{reason}"),
-            None => tell_reason(service, reason, now),
+            None => {
+                tell_reason(service, reason, now);
+                self.refused(name, reason);
+            }
         }
     }
 
     /// Looked at once a heartbeat: faults that last, servers that are down, servers that are back.
     pub(super) fn tell_what_lasts(&mut self) {
         let (now, heartbeat) = (self.now(), self.heartbeat());
-        for service in self.services.values_mut() {
+        let mut last = Vec::new();
+        for (name, service) in &mut self.services {
             tell_health(service, now);
             if let Some((reason, _)) = service.untold.take_if(|(_, since)| now >= *since + heartbeat) {
                 tell_reason(service, &reason, now);
+                last.push((name.clone(), reason));
             }
+        }
+        for (name, reason) in last {
+            self.refused(&name, &reason);
         }
     }
 
@@ -91,35 +97,6 @@ impl Driver {
         }
     }
 
-    /// What came of an operator's request. A failover is told and remembered as every other.
-    pub(super) fn answered(&mut self, name: &str, outcome: &Result<Done, Declined>) {
-        let Some(service) = self.services.get(name) else { return };
-        let (what, addr) = match outcome {
-            Err(declined) => {
-                return warn!(service = name, "not done, although an operator asked: {declined}");
-            }
-            Ok(Done::FailedOver(_)) => return,
-            Ok(Done::Added(addr)) => ("member added", addr),
-            Ok(Done::Removed { addr, released }) => {
-                if !released {
-                    warn!(service = name, "{addr} left the group, and did not answer when it was told so");
-                }
-                ("member removed", addr)
-            }
-        };
-        info!(service = name, "{what}: {addr}");
-        let Some(state) = service.group.view().state() else { return };
-        let record = json!({
-            "epoch": state.epoch,
-            "when_ms": now_ms(),
-            "what": what,
-            "why": "asked for by an operator",
-            "member": addr,
-            "leader": self.me.name,
-        });
-        self.remember(name, record);
-    }
-
     /// Somebody wrote another primary into `<path>` by hand.
     pub(super) fn edited(&self, name: &str, to: &Endpoint, outcome: Option<&Result<Done, Declined>>) {
         match outcome {
@@ -130,56 +107,11 @@ impl Driver {
             Some(Ok(_)) => info!(service = name, "the switchover to {to}, asked for in the path, is done"),
             Some(Err(why)) => {
                 warn!(service = name, "primary {to}, asked for in the path, is put back: {why}");
+                let why = format!("asked for in the path, which is put back: {why}");
+                self.remember_refusal(name, "switchover refused", &why, Some(to));
             }
         }
     }
-
-    fn remember(&self, name: &str, record: Value) {
-        let Some(service) = self.services.get(name) else { return };
-        let (publisher, path) = (self.bound_publisher(), service.path.clone());
-        tokio::spawn(async move { publisher.remember(&path, record).await });
-    }
-
-    pub(super) fn completed(&mut self, name: &str, timeline: &Timeline) {
-        if !self.services.contains_key(name) {
-            return;
-        }
-        let short = timeline.reason.split([':', ';']).next().unwrap_or_default();
-        self.metrics.completed(name, short, timeline);
-        let phases = phases_ms(timeline);
-        self.hook_failover(name, timeline, &phases);
-        let from = timeline.from.as_ref().map_or("an unknown primary".to_owned(), ToString::to_string);
-        let what = ["cold start", "switchover"].into_iter().find(|what| short.starts_with(what));
-        let what = what.unwrap_or("failover");
-        let begun = if timeline.begun.is_some() { "" } else { "; another monitor began it" };
-        info!(
-            service = name,
-            epoch = timeline.epoch,
-            phases = %json!(phases),
-            "{what} from {from} to {} is complete{begun}",
-            timeline.to
-        );
-        let verdict = |(addr, why): &(Endpoint, Option<failover::Disqualified>)| json!({"addr": addr, "eligible": why.is_none(), "why": why.map(|why| why.to_string())});
-        let record = json!({
-            "epoch": timeline.epoch,
-            "when_ms": now_ms(),
-            "what": what,
-            "why": timeline.reason,
-            "from": timeline.from,
-            "to": timeline.to,
-            "leader": self.me.name,
-            "candidates": timeline.candidates.iter().map(verdict).collect::<Vec<_>>(),
-            "phases": phases,
-            "lost_bytes_seen": timeline.gap_bytes,
-        });
-        self.remember(name, record);
-    }
-}
-
-/// Milliseconds since 1970, for people only.
-pub(crate) fn now_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    since.as_millis() as u64
 }
 
 #[allow(clippy::wildcard_enum_match_arm)] // which reasons are decisions is all that counts here

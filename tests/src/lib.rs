@@ -5,12 +5,14 @@
 //! * [`Host`]: where a child runs: loopback, or a network namespace of [`netns`].
 //! * [`redis`], [`zookeeper`]: the servers. [`programs`]: `monitor`, `api`, `zoo-setup`.
 //! * [`group`]: all of them together, ready for traffic. [`load`]: the traffic, and what it proves.
+//! * [`browser`]: a real Chromium, for the dashboard.
 //! * [`linearizable`]: a checker of histories. [`chaos`]: real faults, and a verdict on what clients saw.
 //! * [`model`]: the protocol in the small, for an exhaustive check. [`sim`]: at large, with everything that goes wrong.
 //! * [`wait`]: conditions with deadlines. [`skip`]: how a test says that it cannot run.
 //!
 //! What goes wrong here panics with a sentence: the caller is a test or a demo and can do nothing better.
 
+pub mod browser;
 pub mod chaos;
 pub mod group;
 mod host;

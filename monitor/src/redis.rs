@@ -161,8 +161,7 @@ fn replicas(info: &InfoReply) -> Vec<(String, u64)> {
             .then_some(())
             .and_then(|()| Some((seen_as(part("ip")?, part("port")?), part("offset")?.parse().ok()?)))
     };
-    let count = info.number("connected_slaves").unwrap_or(0);
-    (0..count).filter_map(|n| one(info.field(&format!("slave{n}"))?)).collect()
+    info.numbered("slave").filter_map(one).collect()
 }
 
 fn source(info: &InfoReply) -> Option<Endpoint> {
@@ -310,6 +309,14 @@ mod tests {
             (7, Fence::Absent, true, "127.0.0.1:6380")
         );
         assert_eq!((seen.tick, seen.empty), (None, true));
+    }
+
+    #[test]
+    fn a_server_that_claims_any_number_of_replicas_delays_nobody() {
+        let info = bulk("role:master\r\nconnected_slaves:18446744073709551615\r\nmaster_replid:abc\r\n");
+        let nothing = || Reply::Array(vec![]);
+        let seen = observation(&[info, Reply::Nil, Reply::Nil, db0(), nothing(), nothing()], "r", peer());
+        assert_eq!(seen.unwrap().role, Role::Primary { replicas: vec![] });
     }
 
     #[test]

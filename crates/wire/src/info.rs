@@ -33,6 +33,18 @@ impl InfoReply {
         self.field(name) == Some("1")
     }
 
+    /// The values of the fields `NAME0`, `NAME1` and so on, up to the first that is not there. One pass, whatever a server
+    /// claims to have of them.
+    pub fn numbered(&self, name: &str) -> impl Iterator<Item = &str> {
+        let mut next = 0_usize;
+        self.lines().filter_map(move |line| {
+            let (number, value) = line.strip_prefix(name)?.split_once(':')?;
+            let is_next = number.parse() == Ok(next);
+            next += usize::from(is_next);
+            is_next.then_some(value)
+        })
+    }
+
     /// The fields of one section, named as in `# Replication`, in the order of the report.
     pub fn section(&self, name: &str) -> impl Iterator<Item = (&str, &str)> {
         self.lines()
@@ -166,6 +178,10 @@ mod tests {
             [("role", "master"), ("slave0", "ip=::1,port=1")]
         );
         assert_eq!(info.section("Server").count(), 2);
+        assert_eq!(info.numbered("slave").collect::<Vec<_>>(), ["ip=::1,port=1"]);
+        let gap =
+            InfoReply::from_reply(&bulk("x0:a\r\nx1:b\r\nx3:d\r\nx18446744073709551615:e\r\n")).unwrap();
+        assert_eq!(gap.numbered("x").collect::<Vec<_>>(), ["a", "b"]);
         assert!(InfoReply::from_reply(&Reply::Error("NOPERM".into())).is_none());
     }
 

@@ -124,7 +124,7 @@ fn end_of_reply(buffer: &[u8], max_bytes: usize) -> Result<Option<usize>, Garbag
         at = match line.split_first() {
             Some((b'+' | b'-' | b':', _)) => next,
             Some((b'$', digits)) => match length(digits, max_bytes)? {
-                Some(bytes) => next + bytes + 2,
+                Some(bytes) => end_of_value(buffer, next + bytes)?,
                 None => next,
             },
             Some((b'*', digits)) => {
@@ -149,6 +149,14 @@ fn end_of_reply(buffer: &[u8], max_bytes: usize) -> Result<Option<usize>, Garbag
             depth -= 1;
         }
     }
+}
+
+/// Behind the CR LF that has to stand here, which the library does not look at. Without it somebody else's bytes would be
+/// taken for a part of this reply.
+fn end_of_value(buffer: &[u8], at: usize) -> Result<usize, Garbage> {
+    let is_there =
+        buffer.get(at..).unwrap_or_default().iter().zip(b"\r\n").all(|(byte, expected)| byte == expected);
+    if is_there { Ok(at + 2) } else { Err(Garbage) }
 }
 
 /// The line that begins here, without its CR LF.
@@ -213,8 +221,10 @@ mod tests {
         let deep = b"*1\r\n".repeat(MAX_DEPTH);
         let long = [b"+".to_vec(), b"x".repeat(LIMIT + 1)].concat();
         let many = b"*900\r\n".iter().chain(b":1\r\n".repeat(400).iter()).copied().collect::<Vec<_>>();
-        let rows: [&[u8]; 10] = [
+        let rows: [&[u8]; 12] = [
             b"HTTP/1.1 400\r\n",
+            b"$3\r\nabcde",
+            b"$3\r\nabc\rd",
             b"\r\n",
             b"$-2\r\n",
             b"$x\r\n",

@@ -48,6 +48,7 @@ fn array(bytes: &[u8]) -> Result<Parsed, Parsed> {
     if number > ARGUMENTS_MAX as i64 {
         return Err(Parsed::Broken("invalid multibulk length"));
     }
+    // Copied only when all of it is there: half a command is looked at again whenever a piece of it comes.
     let mut arguments = Vec::new();
     for _ in 0..number.max(0) {
         match bytes.get(at) {
@@ -65,10 +66,10 @@ fn array(bytes: &[u8]) -> Result<Parsed, Parsed> {
         if &bytes[end..end + 2] != b"\r\n" {
             return Err(Parsed::Broken("expected CRLF after an argument"));
         }
-        arguments.push(bytes[begin..end].to_vec());
+        arguments.push(&bytes[begin..end]);
         at = end + 2;
     }
-    Ok(Parsed::Whole(arguments, at))
+    Ok(Parsed::Whole(arguments.into_iter().map(<[u8]>::to_vec).collect(), at))
 }
 
 /// The number on the line that begins at `from`, and where the next line begins.

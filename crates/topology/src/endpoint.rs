@@ -148,9 +148,13 @@ impl ZnodePath {
         ZnodePath(alloc::format!("{}{}", self.0, path.0))
     }
 
-    /// The child with this name.
+    /// The child with this name, which has no `/`: what lies deeper is no child.
     pub fn child(&self, name: &str) -> Result<ZnodePath, ZnodePathError> {
-        alloc::format!("{}/{name}", self.0).parse()
+        let path = alloc::format!("{}/{name}", self.0);
+        if name.contains('/') {
+            return Err(ZnodePathError { text: path, why: "the name of a child has no `/`" });
+        }
+        path.parse()
     }
 
     /// Every proper ancestor but the root, from the top down.
@@ -172,8 +176,10 @@ impl FromStr for ZnodePath {
             match part {
                 "" => return Err(wrong("a part is empty")),
                 "." | ".." => return Err(wrong("`.` and `..` are not allowed")),
-                _ if part.chars().any(|c| c.is_control() || ('\u{e000}'..='\u{f8ff}').contains(&c)) => {
-                    return Err(wrong("a control or private-use character"));
+                _ if part.chars().any(is_refused_by_zookeeper) => {
+                    return Err(wrong(
+                        "a character that ZooKeeper does not take: control, private-use or rare",
+                    ));
                 }
                 _ => {}
             }
@@ -183,6 +189,11 @@ impl FromStr for ZnodePath {
         }
         Ok(Self(text.to_owned()))
     }
+}
+
+/// ZooKeeper counts in UTF-16 and refuses the halves of whatever needs two units there.
+fn is_refused_by_zookeeper(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{e000}'..='\u{f8ff}' | '\u{fff0}'..)
 }
 
 impl fmt::Display for ZnodePath {
@@ -246,5 +257,13 @@ mod tests {
             assert!(text.parse::<ZnodePath>().is_err(), "{text}");
         }
         assert!("/zookeepers".parse::<ZnodePath>().is_ok());
+        for refused in ['\u{7f}', '\u{9f}', '\u{e000}', '\u{fff0}', '\u{ffff}', '\u{10000}', '\u{1f600}'] {
+            assert!(alloc::format!("/a{refused}").parse::<ZnodePath>().is_err(), "{refused:?}");
+        }
+        assert!("/\u{e9}\u{d7ff}\u{f900}\u{ffef}".parse::<ZnodePath>().is_ok());
+        assert_eq!(path.child("x").unwrap().as_str(), "/the_red/storage/posts/x");
+        for name in ["", "a/b", "/a", "a/", ".."] {
+            assert!(path.child(name).is_err(), "{name}");
+        }
     }
 }

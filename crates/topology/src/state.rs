@@ -1,5 +1,6 @@
 //! The decision at `<state_root><path>/state`: what monitors agree on and the API obeys (docs/protocol.md, section 2).
 
+use alloc::collections::BTreeSet;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
@@ -116,11 +117,19 @@ impl State {
         if !is_member(&self.primary.addr) {
             return Some("primary is not among members");
         }
+        if has_twice(self.members.iter()) {
+            return Some("members names a server twice");
+        }
         let wrong = |entry: &InSync| {
             entry.addr == self.primary.addr || !is_member(&entry.addr) || entry.since > self.epoch
         };
-        let wrong = self.in_sync.iter().any(wrong);
-        wrong.then_some("in_sync names the primary, a server that is no member, or a later epoch")
+        if self.in_sync.iter().any(wrong) {
+            return Some("in_sync names the primary, a server that is no member, or a later epoch");
+        }
+        if has_twice(self.in_sync.iter().map(|entry| &entry.addr)) {
+            return Some("in_sync names a server twice");
+        }
+        self.floor.is_some_and(|floor| floor > self.epoch).then_some("floor is a later epoch")
     }
 
     /// Whether two records of one epoch differ in what is a function of the epoch: one of them is not ours.
@@ -166,6 +175,11 @@ impl State {
     }
 }
 
+fn has_twice<'a>(mut addrs: impl Iterator<Item = &'a Endpoint>) -> bool {
+    let mut seen = BTreeSet::new();
+    addrs.any(|addr| !seen.insert(addr))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,6 +207,12 @@ mod tests {
             ("\"promoted\":5", "\"promoted\":0"),
             ("\"promoted\":5", "\"promoted\":8"),
             ("\"members\":[\"b:1\",\"a:1\"]", "\"members\":[]"),
+            ("\"members\":[\"b:1\",\"a:1\"]", "\"members\":[\"b:1\",\"a:1\",\"b:1\"]"),
+            (
+                "\"replid\":\"x\"}]",
+                "\"replid\":\"x\"},{\"addr\":\"b:1\",\"seen_as\":\"\",\"run_id\":\"\",\"since\":3,\"replid\":\"\"}]",
+            ),
+            ("\"phase\":\"serving\"", "\"phase\":\"promoting\",\"floor\":8"),
             ("{\"addr\":\"b:1\"", "{\"addr\":\"a:1\""),
             ("\"since\":3", "\"since\":8"),
         ] {

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use settings::Secret;
 use tokio::sync::{mpsc, oneshot};
-use topology::{Endpoint, PausedRecord};
+use topology::{Endpoint, PausedRecord, from_object};
 use tracing::info;
 
 use crate::admin::error;
@@ -196,13 +196,11 @@ fn read(verb: &str, headers: &HeaderMap, body: &[u8]) -> Result<Wish, Refusal> {
         let why = "the body has to be JSON, with `Content-Type: application/json`";
         return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, "bad_request", why.to_owned()));
     }
-    let member = || {
-        serde_json::from_slice::<Member>(body)
-            .map_err(|e| bad(format!("expected {{\"addr\": \"HOST:PORT\"}}: {e}")))
-    };
+    let member =
+        || from_object::<Member>(body).map_err(|e| bad(format!("expected {{\"addr\": \"HOST:PORT\"}}: {e}")));
     let request = match verb {
         "pause" | "resume" => {
-            let Nothing {} = serde_json::from_slice(body).map_err(|e| bad(format!("expected {{}}: {e}")))?;
+            let Nothing {} = from_object(body).map_err(|e| bad(format!("expected {{}}: {e}")))?;
             return Ok(Wish::Pause(verb == "pause"));
         }
         "add" => member().map(|Member { addr, overwrite }| Request::Add { addr, overwrite }),
@@ -210,10 +208,10 @@ fn read(verb: &str, headers: &HeaderMap, body: &[u8]) -> Result<Wish, Refusal> {
             Member { overwrite: true, .. } => Err(bad("`overwrite` belongs to `add`".to_owned())),
             Member { addr, .. } => Ok(Request::Remove { addr }),
         },
-        "failover" => serde_json::from_slice(body)
+        "failover" => from_object(body)
             .map(|Failover { to, accept_loss }| Request::Failover { to, accept_loss })
             .map_err(|e| bad(format!("expected {{\"to\": \"HOST:PORT\", \"accept_loss\": false}}: {e}"))),
-        "switchover" => serde_json::from_slice(body)
+        "switchover" => from_object(body)
             .map(|Switchover { to }| Request::Switchover { to })
             .map_err(|e| bad(format!("expected {{\"to\": \"HOST:PORT\"}}: {e}"))),
         _ => {
@@ -320,10 +318,13 @@ mod tests {
             ("add", "{}"),
             ("add", r#"{"addr":"a"}"#),
             ("remove", r#"{"addr":"a:1","overwrite":true}"#),
+            ("add", r#"["a:1",true]"#),
             ("failover", ""),
             ("pause", ""),
+            ("pause", "[]"),
             ("resume", r#"{"to":"a:1"}"#),
             ("failover", r#"{"accept-loss":true}"#),
+            ("failover", "[null,true]"),
         ] {
             assert_eq!(read(verb, body), Err(StatusCode::BAD_REQUEST), "{verb} {body}");
         }

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Endpoint;
+use crate::{Endpoint, from_object};
 
 /// Who is primary and every other member, usable or not, in the order in which they were configured.
 ///
@@ -54,8 +54,7 @@ impl Topology {
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Err(TopologyError::Empty);
         }
-        let read: Self =
-            serde_json::from_slice(bytes).map_err(|e| TopologyError::Malformed(e.to_string()))?;
+        let read: Self = from_object(bytes).map_err(|e| TopologyError::Malformed(e.to_string()))?;
         Self::new(read.primary, read.replicas)
     }
 
@@ -96,7 +95,15 @@ mod tests {
     fn what_is_read_and_what_is_refused() {
         assert!(Topology::from_json(br#"{"secondary":[],"primary":"a:1","more":1}"#).is_ok());
         assert_eq!(Topology::from_json(b" \n"), Err(TopologyError::Empty));
-        for text in ["x", "{}", "[]", r#"{"primary":"a:1"}"#, r#"{"primary":"a","secondary":[]}"#, "\u{0}"] {
+        for text in [
+            "x",
+            "{}",
+            "[]",
+            r#"["a:1",[]]"#,
+            r#"{"primary":"a:1"}"#,
+            r#"{"primary":"a","secondary":[]}"#,
+            "\u{0}",
+        ] {
             let read = Topology::from_json(text.as_bytes());
             assert!(matches!(read, Err(TopologyError::Malformed(_))), "{text}: {read:?}");
         }

@@ -14,6 +14,7 @@ extern crate alloc;
 mod announcement;
 mod endpoint;
 mod layout;
+mod object;
 mod state;
 #[cfg(feature = "zookeeper")]
 pub mod zookeeper;
@@ -21,4 +22,5 @@ pub mod zookeeper;
 pub use announcement::{Topology, TopologyError};
 pub use endpoint::{Endpoint, EndpointError, ZnodePath, ZnodePathError};
 pub use layout::{Layout, LeaderRecord, MonitorRecord, PausedRecord};
+pub use object::from_object;
 pub use state::{InSync, LAST_EPOCH, Phase, PrimaryRef, State, StateError};

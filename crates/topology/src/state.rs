@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Endpoint, Topology};
+use crate::{Endpoint, Topology, from_object};
 
 /// No epoch is higher. Numbers beyond it are not the same in every reader of JSON, and adding one must stay possible.
 pub const LAST_EPOCH: u64 = 1 << 53;
@@ -95,7 +95,7 @@ pub struct StateError(String);
 impl State {
     /// Reads a record. Unknown keys are accepted.
     pub fn from_json(bytes: &[u8]) -> Result<Self, StateError> {
-        let read: Self = serde_json::from_slice(bytes).map_err(|e| StateError(e.to_string()))?;
+        let read: Self = from_object(bytes).map_err(|e| StateError(e.to_string()))?;
         match read.flaw() {
             Some(flaw) => Err(StateError(flaw.to_string())),
             None => Ok(read),

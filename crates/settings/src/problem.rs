@@ -24,14 +24,16 @@ impl Problem {
     }
 }
 
+/// One line, whatever stands in the file or in a variable.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(line) = self.line else { return write!(f, "{}: {}", self.file, self.why) };
-        write!(f, "{}:{line}: [{}]", self.file, self.section)?;
-        if let Some((key, value)) = &self.key {
-            write!(f, " {key} = {}", value.replace(char::is_control, "?"))?;
-        }
-        write!(f, ": {}", self.why)
+        let Self { file, section, why, .. } = self;
+        let text = match (self.line, &self.key) {
+            (None, _) => format!("{file}: {why}"),
+            (Some(line), None) => format!("{file}:{line}: [{section}]: {why}"),
+            (Some(line), Some((key, value))) => format!("{file}:{line}: [{section}] {key} = {value}: {why}"),
+        };
+        f.write_str(&text.replace(char::is_control, "?"))
     }
 }
 
@@ -78,3 +80,22 @@ impl fmt::Display for Problems {
 }
 
 impl std::error::Error for Problems {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistake_is_one_line_whatever_it_is_about() {
+        let text = |text: &str| format!("{text}\r\n\u{1b}[2J");
+        let problem = Problem {
+            file: text("f"),
+            line: Some(1),
+            section: text("s"),
+            key: Some((text("k"), text("v"))),
+            why: text("w"),
+        };
+        assert_eq!(problem.to_string(), "f???[2J:1: [s???[2J] k???[2J = v???[2J: w???[2J");
+        assert_eq!(Problem::file("f", "a\nb").to_string(), "f: a?b");
+    }
+}

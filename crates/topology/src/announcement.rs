@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
+use crate::shown::shown;
 use crate::{Endpoint, from_object};
 
 /// Who is primary and every other member, usable or not, in the order in which they were configured.
@@ -54,7 +55,7 @@ impl Topology {
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Err(TopologyError::Empty);
         }
-        let read: Self = from_object(bytes).map_err(|e| TopologyError::Malformed(e.to_string()))?;
+        let read: Self = from_object(bytes).map_err(|e| TopologyError::Malformed(shown(&e.to_string())))?;
         Self::new(read.primary, read.replicas)
     }
 

@@ -8,6 +8,8 @@ use core::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::shown::shown;
+
 /// The address of one server: an IPv4 address, an IPv6 address in brackets, or a host name, and a port.
 ///
 /// ```
@@ -54,7 +56,7 @@ impl FromStr for Endpoint {
     type Err = EndpointError;
 
     fn from_str(text: &str) -> Result<Self, EndpointError> {
-        let wrong = |why| EndpointError { text: text.to_owned(), why };
+        let wrong = |why| EndpointError { text: shown(text), why };
         let (host, port) = text.rsplit_once(':').ok_or_else(|| wrong("the port is missing"))?;
         let port = match port.parse::<u16>() {
             Ok(0) | Err(_) => return Err(wrong("the port is not a number from 1 to 65535")),
@@ -152,7 +154,7 @@ impl ZnodePath {
     pub fn child(&self, name: &str) -> Result<ZnodePath, ZnodePathError> {
         let path = alloc::format!("{}/{name}", self.0);
         if name.contains('/') {
-            return Err(ZnodePathError { text: path, why: "the name of a child has no `/`" });
+            return Err(ZnodePathError { text: shown(&path), why: "the name of a child has no `/`" });
         }
         path.parse()
     }
@@ -167,7 +169,7 @@ impl FromStr for ZnodePath {
     type Err = ZnodePathError;
 
     fn from_str(text: &str) -> Result<Self, ZnodePathError> {
-        let wrong = |why| ZnodePathError { text: text.to_owned(), why };
+        let wrong = |why| ZnodePathError { text: shown(text), why };
         let rest = text.strip_prefix('/').ok_or_else(|| wrong("it does not begin with `/`"))?;
         if rest.is_empty() {
             return Err(wrong("the root cannot hold a service"));
@@ -246,6 +248,8 @@ mod tests {
         ] {
             assert!(text.parse::<Endpoint>().is_err(), "{text}");
         }
+        let foreign = "a\n\u{1b}[31mERROR".parse::<Endpoint>().unwrap_err().to_string();
+        assert_eq!(foreign, "`a??[31mERROR` is not host:port: the port is missing");
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod announcement;
 mod endpoint;
 mod layout;
 mod object;
+mod shown;
 mod state;
 #[cfg(feature = "zookeeper")]
 pub mod zookeeper;

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
+use crate::shown::shown;
 use crate::{Endpoint, Topology, from_object};
 
 /// No epoch is higher. Numbers beyond it are not the same in every reader of JSON, and adding one must stay possible.
@@ -95,7 +96,7 @@ pub struct StateError(String);
 impl State {
     /// Reads a record. Unknown keys are accepted.
     pub fn from_json(bytes: &[u8]) -> Result<Self, StateError> {
-        let read: Self = from_object(bytes).map_err(|e| StateError(e.to_string()))?;
+        let read: Self = from_object(bytes).map_err(|e| StateError(shown(&e.to_string())))?;
         match read.flaw() {
             Some(flaw) => Err(StateError(flaw.to_string())),
             None => Ok(read),
@@ -213,11 +214,13 @@ mod tests {
                 "\"replid\":\"x\"},{\"addr\":\"b:1\",\"seen_as\":\"\",\"run_id\":\"\",\"since\":3,\"replid\":\"\"}]",
             ),
             ("\"phase\":\"serving\"", "\"phase\":\"promoting\",\"floor\":8"),
+            ("\"phase\":\"serving\"", "\"phase\":\"a\\nb\""),
             ("{\"addr\":\"b:1\"", "{\"addr\":\"a:1\""),
             ("\"since\":3", "\"since\":8"),
         ] {
             let bad = good.replace(from, to);
-            assert!(bad != good && State::from_json(bad.as_bytes()).is_err(), "{bad}");
+            let error = State::from_json(bad.as_bytes()).expect_err(&bad).to_string();
+            assert!(bad != good && !error.contains(char::is_control), "{bad}: {error}");
         }
     }
 

@@ -4,8 +4,11 @@
 /// name of five or more, one in a shorter one.
 pub(crate) fn nearest<'a>(typed: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let typed = typed.to_lowercase();
-    let limit = if typed.chars().count() >= 5 { 2 } else { 1 };
+    let letters = typed.chars().count();
+    let limit = if letters >= 5 { 2 } else { 1 };
     known
+        // Each letter too many or too few is one off; and no table is made for a line of a megabyte.
+        .filter(|name| name.chars().count().abs_diff(letters) <= limit)
         .map(|name| (distance(&typed, name), name))
         .filter(|(distance, _)| *distance <= limit)
         .min_by_key(|(distance, _)| *distance)
@@ -50,6 +53,7 @@ mod tests {
         ] {
             assert_eq!(nearest(typed, known.into_iter()), meant, "{typed}");
         }
+        assert_eq!(nearest(&"hosts".repeat(1 << 20), known.into_iter()), None);
         assert_eq!(distance("", "abc"), 3);
         assert_eq!(distance("abc", "abc"), 0);
         assert_eq!(distance("kitten", "sitting"), 3);

@@ -1,5 +1,5 @@
 # The four commands of this project. See README.md.
-.PHONY: demo test check bench sim model chaos
+.PHONY: demo test check bench sim model chaos fuzz
 
 # The kill test on loopback with real servers; DEMO_ONCE=1 exits afterwards, DEMO_KILLS=20 kills twenty times.
 demo:
@@ -37,6 +37,13 @@ chaos:
 	@tests/install-packages test
 	CHAOS_SEED=$(SEED) CHAOS_ROUNDS=$(ROUNDS) CHAOS_SECONDS=$(SECONDS) CHAOS_ONLY=$(ONLY) \
 		cargo test -p albireo-tests --test chaos all_scenarios -- --ignored --nocapture
+
+# Bytes that no parser may break at; tests/README.md. ONLY=name,... runs some of the targets, each for SECONDS; KEEP=1 adds
+# what was reached for the first time to the inputs that the tests replay.
+KEEP ?=
+fuzz: SECONDS = 600
+fuzz:
+	@FUZZ_TIME=$(SECONDS) FUZZ_ONLY=$(ONLY) FUZZ_KEEP=$(KEEP) tests/fuzz/run
 
 # Side by side in one run, ratios first; bench/README.md. ONLY=name ... runs some of the benchmarks.
 bench:

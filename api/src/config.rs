@@ -13,6 +13,9 @@ use settings::{
 use topology::zookeeper::Options;
 use topology::{Endpoint, ZnodePath};
 
+#[cfg(any(test, feature = "fuzz"))]
+#[cfg_attr(not(test), allow(dead_code))]
+pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests;
 

@@ -4,6 +4,10 @@ use axum::http::Method;
 
 use crate::answer::Refusal;
 
+#[cfg(any(test, feature = "fuzz"))]
+#[cfg_attr(not(test), allow(dead_code))]
+pub(crate) mod fuzz;
+
 /// The longest key, in bytes after decoding.
 const KEY_MAX: usize = 512;
 

@@ -10,6 +10,10 @@ use axum::http::HeaderValue;
 use failover::confirm::{Durability, admits};
 use topology::{Endpoint, InSync, State, Topology};
 
+#[cfg(any(test, feature = "fuzz"))]
+#[cfg_attr(not(test), allow(dead_code))]
+pub(crate) mod fuzz;
+
 /// Where a view was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {

@@ -27,6 +27,10 @@ use crate::door::Door;
 use crate::driver::{Input, now_ms};
 use crate::metrics::phases_ms;
 
+#[cfg(any(test, feature = "fuzz"))]
+#[cfg_attr(not(test), allow(dead_code))]
+pub(crate) mod fuzz;
+
 /// What came of a request; `None` if there is no such service.
 pub(crate) type Answer = Option<Result<Done, Declined>>;
 

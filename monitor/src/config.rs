@@ -22,6 +22,9 @@ use crate::dns;
 use crate::hooks::HookSettings;
 use crate::sentinel::Login;
 
+#[cfg(any(test, feature = "fuzz"))]
+#[cfg_attr(not(test), allow(dead_code))]
+pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests;
 

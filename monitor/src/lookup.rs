@@ -26,6 +26,10 @@ use crate::clock::Clock;
 use crate::discovery::Reader;
 use crate::discovery::facts::{Facts, Master, Service};
 
+#[cfg(any(test, feature = "fuzz"))]
+#[cfg_attr(not(test), allow(dead_code))]
+pub(crate) mod fuzz;
+
 /// A long poll that does not say how long waits so long, and none waits longer than the most.
 const WAIT: Duration = Duration::from_secs(30);
 const WAIT_MAX: Duration = Duration::from_secs(300);

@@ -13,6 +13,10 @@ use sha2::Sha256;
 use topology::Endpoint;
 use wire::{Command, InfoReply, Login, Reply, cmd};
 
+#[cfg(any(test, feature = "fuzz"))]
+#[cfg_attr(not(test), allow(dead_code))]
+pub(crate) mod fuzz;
+
 /// How our connections are called on the server.
 pub(crate) const CLIENT_NAME: &str = "albireo-monitor";
 /// The key that holds the epoch last stamped.

@@ -8,12 +8,14 @@
 //! * [`browser`]: a real Chromium, for the dashboard.
 //! * [`linearizable`]: a checker of histories. [`chaos`]: real faults, and a verdict on what clients saw.
 //! * [`model`]: the protocol in the small, for an exhaustive check. [`sim`]: at large, with everything that goes wrong.
+//! * [`fuzz`]: what must hold whatever bytes come.
 //! * [`wait`]: conditions with deadlines. [`skip`]: how a test says that it cannot run.
 //!
 //! What goes wrong here panics with a sentence: the caller is a test or a demo and can do nothing better.
 
 pub mod browser;
 pub mod chaos;
+pub mod fuzz;
 pub mod group;
 mod host;
 pub mod http;

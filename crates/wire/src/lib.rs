@@ -26,4 +26,4 @@ mod reply;
 pub use command::Command;
 pub use info::{InfoReply, ReplicaLink, Role, RoleError};
 pub use link::{Link, LinkError, Login, MAX_REPLY_BYTES, OpenError, Receiver, Sender};
-pub use reply::Reply;
+pub use reply::{Garbage, Reply, take_reply};

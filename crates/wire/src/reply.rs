@@ -86,7 +86,7 @@ impl From<BytesFrame> for Reply {
 
 /// What was received is no reply; nothing after it can be understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Garbage;
+pub struct Garbage;
 
 /// Arrays in arrays: EXEC of ROLE needs four.
 const MAX_DEPTH: usize = 16;
@@ -95,7 +95,7 @@ const MAX_DEPTH: usize = 16;
 ///
 /// The end is sought first: the library descends once per level of nesting, and builds before it knows whether the
 /// reply is complete, so it is shown complete replies of bounded depth and size only.
-pub(crate) fn take_reply(buffer: &mut BytesMut, max_bytes: usize) -> Result<Option<Reply>, Garbage> {
+pub fn take_reply(buffer: &mut BytesMut, max_bytes: usize) -> Result<Option<Reply>, Garbage> {
     match end_of_reply(buffer, max_bytes)? {
         None => Ok(None),
         Some(end) => {

@@ -313,14 +313,15 @@ fn times(view: &View, addr: &Endpoint) -> Times {
     })
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzz"))]
+#[cfg_attr(not(test), allow(dead_code))]
 pub(crate) mod examples {
     //! Snapshots for the tests of what is made of them.
 
     use super::*;
 
     pub(crate) fn at(port: u16) -> Endpoint {
-        format!("10.0.0.1:{port}").parse().unwrap()
+        format!("10.0.0.1:{port}").parse().expect("an address")
     }
 
     pub(crate) fn fellow(number: u16, up: bool) -> Fellow {

@@ -9,6 +9,9 @@
 //! clients do there, the driver does not wait for it. Of the library only the messages are used; its server bounds
 //! neither the connections nor the log.
 
+#[cfg(any(test, feature = "fuzz"))]
+#[cfg_attr(not(test), allow(dead_code))]
+pub(crate) mod fuzz;
 mod message;
 mod server;
 mod settings;

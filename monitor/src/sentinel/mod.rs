@@ -12,6 +12,9 @@
 
 mod answers;
 mod connection;
+#[cfg(any(test, feature = "fuzz"))]
+#[cfg_attr(not(test), allow(dead_code))]
+pub(crate) mod fuzz;
 mod glob;
 mod protocol;
 mod server;

@@ -338,7 +338,8 @@ fn shipped_config(text: &str) -> Result<Config, Problems> {
 
 #[test]
 fn the_shipped_files_say_what_they_seem_to() {
-    let two_keys = shipped_config(&shipped("monitor.ini")).unwrap();
+    let mut two_keys = shipped_config(&shipped("monitor.ini")).unwrap();
+    two_keys.source = with("").unwrap().source; // where each key stands
     assert_eq!(format!("{two_keys:?}"), format!("{:?}", with("").unwrap()));
     let ports = |config: &Config| {
         let star = &config.binary_star;
@@ -360,7 +361,8 @@ fn the_shipped_files_say_what_they_seem_to() {
         assert_eq!((&config.zookeeper, &config.warnings), (&two_keys.zookeeper, &Vec::new()), "{name}");
         assert_eq!(unmentioned(&text), [""; 0], "{name}");
         // What is shown as a default is one.
-        let spelled_out = shipped_config(&uncommented(&text, ';')).unwrap();
+        let mut spelled_out = shipped_config(&uncommented(&text, ';')).unwrap();
+        spelled_out.source = config.source.clone();
         assert_eq!(format!("{spelled_out:?}"), format!("{config:?}"), "{name}");
         // What is shown as an example works, or is said to come later.
         let examples = uncommented(&uncommented(&text, '#'), ';');

@@ -55,7 +55,7 @@ const NAMES: &str = "zookeeper session_timeout state_root discover binary_star h
                      max_lag_bytes priority restart_guard switchover_budget mass_failure_percent cold_start cold_wait \
                      min_interval RedisSettings Credentials username password announce HookSettings on_failover \
                      on_role_change LogSettings LogLevel LogFormat warnings ZookeeperSettings BinaryStar ZnodePath \
-                     127.0.0.1 Sentinel albireo.internal Settings ZoneName";
+                     127.0.0.1 Sentinel albireo.internal Settings ZoneName sections problems";
 
 #[cfg(test)]
 mod tests {

@@ -4,14 +4,14 @@
 //! Guarded by `[admin] token`; without one, only this host may ask. A body has to be `application/json`, which no page
 //! of another site can make a browser send.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{ConnectInfo, Path, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, ORIGIN};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Json, Response};
 use axum::serve::IncomingStream;
 use failover::request::{Declined, Done, Request};
@@ -186,11 +186,23 @@ impl Desk {
         let why = match &self.token {
             Some(token) if authorization.is_some_and(|value| token.is_borne_by(value)) => return Ok(()),
             Some(_) => "a token is needed: `Authorization: Bearer TOKEN` with [admin] token",
-            None if caller.near => return Ok(()),
+            None if caller.near && is_of_an_address(headers) => return Ok(()),
+            None if caller.near => {
+                "without [admin] token no page of a site that has a name may ask for this: open the dashboard by IP address"
+            }
             None => "without [admin] token only the monitor's own host may ask for this",
         };
         Err((StatusCode::UNAUTHORIZED, "unauthorized", why.to_owned()))
     }
+}
+
+/// Whether no browser asks, or the page is one of an IP address or of localhost. A name may be one that its owner made to stand
+/// for this host a moment ago, so that his page passes for ours (DNS rebinding).
+fn is_of_an_address(headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(ORIGIN) else { return true };
+    let origin = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
+    let host = origin.as_ref().and_then(Uri::host).map(|host| host.trim_matches(['[', ']']));
+    host.is_some_and(|host| host == "localhost" || host.parse::<IpAddr>().is_ok())
 }
 
 fn read(verb: &str, headers: &HeaderMap, body: &[u8]) -> Result<Wish, Refusal> {
@@ -354,5 +366,23 @@ mod tests {
         assert!(admits(Some("x"), false, Some("Bearer x")));
         assert!(!admits(Some("x"), true, None), "also from this host");
         assert!(!admits(Some("x"), true, Some("Bearer y")));
+    }
+
+    #[test]
+    fn a_page_of_a_name_is_not_ours() {
+        for (origin, ours) in [
+            ("http://127.0.0.1:8001", true),
+            ("http://[::1]:8001", true),
+            ("http://localhost:8001", true),
+            ("http://rebound.example:8001", false),
+            ("http://127.0.0.1.example:8001", false),
+            ("null", false),
+            ("", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(ORIGIN, HeaderValue::from_static(origin));
+            assert_eq!(is_of_an_address(&headers), ours, "{origin}");
+        }
+        assert!(is_of_an_address(&HeaderMap::new()), "no browser");
     }
 }

@@ -213,7 +213,7 @@ mod tests {
         metrics.set_ready("posts", true);
         let text = metrics.text();
         for line in [
-            "# TYPE albireo_api_requests counter",
+            "# TYPE albireo_api_requests_total counter",
             "albireo_api_requests_total{route=\"get\",code=\"404\"} 1",
             "albireo_api_request_seconds_bucket{le=\"0.005\",route=\"get\"} 1",
             "albireo_api_settled_total{service=\"posts\",outcome=\"not_applied\"} 1",

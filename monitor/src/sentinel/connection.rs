@@ -81,6 +81,8 @@ impl<'a> Connection<'a> {
         let word = quoted(name).to_ascii_lowercase();
         match word.as_str() {
             "quit" => return Outcome::Close(Reply::ok()),
+            // A browser was made to talk to this port, and commands may stand in what it sends. Redis does the same.
+            "post" | "host:" => return Outcome::Close(Reply::error("ERR this is no HTTP port")),
             "auth" => return one(self.auth(arguments)),
             "hello" => return one(self.hello(arguments)),
             _ if !self.logged_in => return one(Reply::error("NOAUTH Authentication required.")),
@@ -424,6 +426,16 @@ mod tests {
         assert_eq!(said(&mut connection, "unsubscribe"), nothing("unsubscribe", 1));
         assert_eq!(said(&mut connection, "PUNSUBSCRIBE"), confirmed("punsubscribe", "[-+]*", 0));
         assert_eq!(said(&mut connection, "PING"), "+PONG\r\n");
+    }
+
+    #[test]
+    fn a_browser_is_cut_off() {
+        let mut connection = open();
+        for line in ["POST / HTTP/1.1", "Host: 127.0.0.1:26379", "host: a"] {
+            let words: Vec<Vec<u8>> = line.split(' ').map(|word| word.as_bytes().to_vec()).collect();
+            let outcome = connection.take(&words, &facts(), Time::ZERO);
+            assert!(matches!(outcome, Outcome::Close(Reply::Error(_))), "{line}");
+        }
     }
 
     #[test]

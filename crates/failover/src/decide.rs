@@ -276,7 +276,7 @@ fn recorded(view: &View, state: &State, now: Time) -> Decision {
         (None, Phase::Promoting) => finish(view, state, now),
         (None, Phase::Serving) => match &view.asked {
             Some(Asked { request: Request::Switchover { .. }, .. })
-                if view.store_away || deposed(view, state, now).is_some() =>
+                if (view.store_away && !view.publishing) || deposed(view, state, now).is_some() =>
             {
                 settle(view, state, now)
             }

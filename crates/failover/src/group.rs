@@ -667,9 +667,12 @@ impl Group {
                 let lost = lost
                     .or(self.primary_closed)
                     .or_else(|| Some(self.view.backends.get(&old.primary.addr)?.detector.last_byte()));
-                let offset =
-                    |addr: &Endpoint| Some(self.view.backends.get(addr)?.seen.as_ref()?.observation.offset);
-                let gap = offset(&old.primary.addr).zip(offset(&next.primary.addr));
+                // Of the recorded process, and of one history; where all was restarted, nobody knows.
+                let seen = |addr: &Endpoint| Some(&self.view.backends.get(addr)?.seen.as_ref()?.observation);
+                let gap = seen(&old.primary.addr).zip(seen(&next.primary.addr)).filter(|(was, is)| {
+                    !next.cold && was.run_id == old.primary.run_id && was.replid == is.replid
+                });
+                let gap = gap.map(|(was, is)| (was.offset, is.offset));
                 self.timeline = Some(Timeline {
                     gap_bytes: gap.map(|(old, new)| old.saturating_sub(new)),
                     epoch: next.epoch,

@@ -38,10 +38,12 @@ pub(crate) fn begin(view: &View, state: &State, asked: &Asked, to: Option<&Endpo
         return Decision { steps: vec![answer], because: Reason::Healthy };
     }
     let old = &state.primary.addr;
-    if view.publishing {
-        return wait(Reason::Switching);
-    }
     let (paused, over) = (paused(view, old, now), now >= asked.at + view.limits.switchover_budget);
+    if view.publishing || !view.record_confirmed {
+        // It may stand already, or soon: then it is carried out. Nobody is held meanwhile for longer than is agreed; what is
+        // written then, R is found to lack (6).
+        return if over && paused.is_some() { order(old, Deed::Unpause) } else { wait(Reason::Switching) };
+    }
     match ready(view, state, to, asked.at, now) {
         Err((why, lasts)) if lasts || over || paused.is_some() => give_up(view, state, why, now),
         // What is missing may come: a stamp, a replica, an answer.

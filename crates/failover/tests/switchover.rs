@@ -332,6 +332,46 @@ fn what_the_guard_lets_through() {
     assert!(ms(5000) > failover::switchover::LEVEL_WAIT);
 }
 
+fn a_second_passes(scene: &mut Scene) {
+    for _ in 0..5 {
+        scene.pass(210);
+        scene.all_answer();
+    }
+}
+
+/// The publication may stand although nobody said so. Nothing is answered before that is known, and nobody is held for longer
+/// than is agreed.
+#[test]
+fn an_outcome_that_is_not_known_is_waited_for() {
+    let mut scene = asked(None);
+    scene.all_answer();
+    paused(&mut scene, 120);
+    says(&mut scene, "b", 120);
+    scene.did();
+    a_second_passes(&mut scene);
+    assert_eq!(scene.acts(), ["unpause a [3]"], "its budget is used up, and ZooKeeper does not answer");
+    scene.ordered("a", Outcome::Done(None));
+    scene.fails();
+    scene.all_answer();
+    assert_eq!(scene.acts(), ["reread"], "no answer before it is read");
+    scene.event(Event::State(Stored::Is(handing_over()), 6));
+    scene.all_answer();
+    assert!(scene.acts().contains(&"pause a [4]".into()), "it stands, and is carried out");
+
+    let mut scene = asked(None);
+    scene.all_answer();
+    paused(&mut scene, 120);
+    says(&mut scene, "b", 120);
+    scene.did();
+    a_second_passes(&mut scene);
+    scene.ordered("a", Outcome::Done(None));
+    scene.fails();
+    scene.did();
+    scene.read_again();
+    scene.all_answer();
+    assert!(scene.acts().iter().any(|act| act.starts_with("answer 1: ")), "it does not stand");
+}
+
 /// Somebody writes this primary into `<path>`.
 fn edited(scene: &mut Scene, to: &str, version: i32) {
     let others = ["a", "b", "c"].into_iter().filter(|other| *other != to).map(at).collect();

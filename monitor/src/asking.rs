@@ -46,8 +46,10 @@ pub(crate) enum Paused {
     NotLeading,
     /// No such service.
     NoService,
-    /// ZooKeeper did not do it, or did not say.
+    /// ZooKeeper did not do it.
     Failed(String),
+    /// ZooKeeper did not say.
+    Unknown(String),
 }
 
 /// What can be asked for.
@@ -175,6 +177,10 @@ impl Desk {
             (Ok(Paused::NoService), _) => return unknown(&service),
             (Ok(Paused::Failed(why)), _) => {
                 return error(StatusCode::SERVICE_UNAVAILABLE, "not_written", &why);
+            }
+            (Ok(Paused::Unknown(why)), _) => {
+                let why = format!("it may be done or not ({why}): `monitor status` tells");
+                return error(StatusCode::GATEWAY_TIMEOUT, "indeterminate", &why);
             }
             (Err(_), _) => return stopping(),
         };

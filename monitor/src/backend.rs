@@ -17,7 +17,7 @@ use wire::{Link, LinkError, Login, OpenError, Reply, cmd};
 
 use crate::clock::Clock;
 use crate::fault;
-use crate::redis::{self, NoAnswer, Secret};
+use crate::redis::{self, BrownOut, NoAnswer, Secret};
 
 /// Between two attempts to connect to a server that is down.
 const ATTEMPT_EVERY: Duration = Duration::from_millis(50);
@@ -77,6 +77,9 @@ impl Drop for Backend {
     }
 }
 
+/// Disk and memory are asked after this often.
+const ROOM_EVERY: Duration = Duration::from_secs(1);
+
 /// What a backend tells.
 #[derive(Debug)]
 pub(crate) enum Report {
@@ -86,6 +89,8 @@ pub(crate) enum Report {
     Probed(Duration),
     /// The server's own words when it refused us.
     Words(Endpoint, String),
+    /// Whether the server has room for writes.
+    BrownOut(Endpoint, Option<BrownOut>),
     /// An order was carried out as far as its EXEC.
     Acted(Order),
 }
@@ -161,7 +166,9 @@ impl<R: Fn(Report)> Probe<R> {
         let (mut sender, mut receiver) = link.split();
         let (mut answers, mut asked): (Vec<Reply>, Option<(Time, Instant)>) = (Vec::new(), None);
         let (mut due, mut wanted, mut heard) = (Instant::now(), true, Instant::now());
-        let questions = redis::questions();
+        let (questions, room) = (redis::questions(), redis::room_questions());
+        let all: Vec<wire::Command> = questions.iter().chain(&room).cloned().collect();
+        let (mut room_due, mut expected) = (Instant::now(), questions.len());
         loop {
             if wanted && asked.is_none() {
                 (wanted, asked, due) = (
@@ -169,7 +176,12 @@ impl<R: Fn(Report)> Probe<R> {
                     Some((self.clock.now(), Instant::now())),
                     Instant::now() + self.target.ping_interval,
                 );
-                if sender.send(&questions).await.is_err() {
+                let asks_room = Instant::now() >= room_due;
+                expected = if asks_room { all.len() } else { questions.len() };
+                if asks_room {
+                    room_due = Instant::now() + ROOM_EVERY;
+                }
+                if sender.send(&all[..expected]).await.is_err() {
                     return;
                 }
             }
@@ -184,10 +196,15 @@ impl<R: Fn(Report)> Probe<R> {
                 () = sleep_until(due), if asked.is_none() => wanted = true,
                 () = sleep_until(silent) => return,
             }
-            let Some((at, sent)) = asked.filter(|_| answers.len() == questions.len()) else { continue };
+            let Some((at, sent)) = asked.filter(|_| answers.len() == expected) else { continue };
             asked = None;
             (self.report)(Report::Probed(sent.elapsed()));
-            match redis::observation(&answers, run_id.as_deref().unwrap_or_default(), peer) {
+            let (answers_of_probe, of_room) = answers.split_at(questions.len());
+            if !of_room.is_empty() {
+                let brown_out = redis::brown_out(of_room);
+                (self.report)(Report::BrownOut(self.target.addr.clone(), brown_out));
+            }
+            match redis::observation(answers_of_probe, run_id.as_deref().unwrap_or_default(), peer) {
                 Ok(_) if run_id.is_none() => return, // it was busy when it greeted: ask again who it is
                 Ok(seen) => self.event(Event::Seen(self.target.addr.clone(), at, seen)),
                 Err(NoAnswer(trouble, words)) => self.troubled(trouble, words),

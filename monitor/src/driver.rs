@@ -44,6 +44,7 @@ use crate::hooks::Hooks;
 use crate::metrics::Metrics;
 use crate::publisher::Publisher;
 use crate::quiet::Quiet;
+use crate::redis::BrownOut;
 use crate::service::{Service, ServiceId, Surroundings, forward};
 
 pub(crate) use display::{Feed, Shown};
@@ -102,6 +103,8 @@ pub(crate) enum About {
     Probed(Endpoint, Duration),
     /// A server refused us with these words.
     Words(Endpoint, String),
+    /// Whether a server has room for writes.
+    BrownOut(Endpoint, Option<BrownOut>),
     /// An order was carried out.
     Acted(Order),
     /// The publication of this epoch failed.

@@ -88,6 +88,7 @@ pub(crate) struct Metrics {
     pub(crate) bad_heartbeats: Gauge<u64, AtomicU64>,
     backend_up: Family<OfBackend, Gauge>,
     lag: Family<OfBackend, Gauge>,
+    brown_out: Family<OfBackend, Gauge>,
     epoch: Family<OfService, Gauge>,
     in_sync: Family<OfService, Gauge>,
     paused: Family<OfService, Gauge>,
@@ -120,6 +121,7 @@ impl Metrics {
             peer_up: Gauge::default(),
             backend_up: Family::default(),
             lag: Family::default(),
+            brown_out: Family::default(),
             epoch: Family::default(),
             in_sync: Family::default(),
             paused: Family::default(),
@@ -151,6 +153,11 @@ impl Metrics {
             "replica_lag_bytes",
             "Bytes of the primary's stream that a replica lacks",
             new.lag.clone(),
+        );
+        r.register(
+            "backend_brown_out",
+            "1 while the Redis server answers but has no room for writes (disk, memory), else 0",
+            new.brown_out.clone(),
         );
         r.register("epoch", "Epoch of the state record", new.epoch.clone());
         r.register("in_sync", "Replicas in the in-sync set", new.in_sync.clone());
@@ -199,8 +206,16 @@ impl Metrics {
     }
 
     /// How a server does; `lag` in bytes, where it is known.
-    pub(crate) fn backend(&mut self, service: &str, addr: &Endpoint, up: bool, lag: Option<u64>) {
+    pub(crate) fn backend(
+        &mut self,
+        service: &str,
+        addr: &Endpoint,
+        up: bool,
+        brown_out: bool,
+        lag: Option<u64>,
+    ) {
         let of = self.of_backend(service, addr);
+        self.brown_out.get_or_create(&of).set(i64::from(brown_out));
         self.backend_up.get_or_create(&of).set(i64::from(up));
         match lag {
             Some(lag) => _ = self.lag.get_or_create(&of).set(i64::try_from(lag).unwrap_or(i64::MAX)),
@@ -258,6 +273,7 @@ impl Metrics {
         let of = OfBackend { service: service.to_owned(), backend: addr.to_string() };
         self.backend_up.remove(&of);
         self.lag.remove(&of);
+        self.brown_out.remove(&of);
         self.probe_seconds.remove(&of);
     }
 
@@ -324,7 +340,7 @@ mod tests {
             announced: Some(ms(6)),
         };
         metrics.service(service, Some((2, 1, true)), true);
-        metrics.backend(service, addr, true, Some(7));
+        metrics.backend(service, addr, true, true, Some(7));
         metrics.probed(service, addr, ms(1));
         metrics.damaged(service);
         metrics.completed(service, "primary gone", &timeline);
@@ -363,7 +379,7 @@ mod tests {
         let (mut metrics, stays, leaves) = (Metrics::new(), "a:1".parse().unwrap(), "b:2".parse().unwrap());
         fill(&mut metrics, "posts", &stays);
         let before = metrics.text();
-        metrics.backend("posts", &leaves, true, Some(7));
+        metrics.backend("posts", &leaves, true, true, Some(7));
         metrics.probed("posts", &leaves, Duration::ZERO);
         metrics.forget_backend("posts", &leaves);
         assert_eq!(metrics.text(), before);

@@ -65,6 +65,44 @@ pub(crate) fn questions() -> [Command; 6] {
     ]
 }
 
+/// The questions after the state of disk and memory, which a probe adds now and then.
+pub(crate) fn room_questions() -> [Command; 2] {
+    [cmd!["INFO", "persistence"], cmd!["INFO", "memory"]]
+}
+
+/// A server that answers, and has no room: it refuses writes, or is about to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BrownOut {
+    /// The word by which Redis refuses such writes, in small letters: `misconf` or `oom`.
+    pub(crate) kind: &'static str,
+    /// In words.
+    pub(crate) words: String,
+}
+
+/// What the answers to [`room_questions`] tell; nothing where a server does not let us ask.
+pub(crate) fn brown_out(answers: &[Reply]) -> Option<BrownOut> {
+    let mut infos = answers.iter().filter_map(InfoReply::from_reply);
+    let (persistence, memory) = (infos.next()?, infos.next()?);
+    let failed = |field| persistence.field(field) == Some("err");
+    let misconf = |words: &str| BrownOut { kind: "misconf", words: words.to_owned() };
+    if failed("aof_last_write_status") {
+        return Some(misconf(
+            "its last write to the append-only file failed (disk full?); it refuses writes",
+        ));
+    }
+    if failed("rdb_last_bgsave_status") {
+        return Some(misconf(
+            "its last snapshot failed (disk full?); it refuses writes unless stop-writes-on-bgsave-error is off",
+        ));
+    }
+    let (used, limit) = (memory.number("used_memory")?, memory.number("maxmemory")?);
+    let full = limit > 0 && used >= limit && memory.field("maxmemory_policy") == Some("noeviction");
+    full.then(|| BrownOut {
+        kind: "oom",
+        words: format!("its memory is full ({used} of {limit} bytes, noeviction); it refuses writes"),
+    })
+}
+
 /// The further questions before a server is attached: does it hold anything but our own keys?
 pub(crate) fn data_questions() -> [Command; 2] {
     [cmd!["INFO", "keyspace"], cmd!["SCAN", "0", "COUNT", "1000"]]

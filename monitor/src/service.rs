@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::driver::{About, Input};
 use crate::publisher::Publisher;
 use crate::quiet::Quiet;
-use crate::redis::Secret;
+use crate::redis::{BrownOut, Secret};
 
 /// Which service. One may vanish and another of the same name be discovered a moment later: what was under way for the
 /// first must not reach the second.
@@ -36,6 +36,8 @@ pub(crate) struct Service {
     pub(crate) backends: BTreeMap<Endpoint, Backend>,
     /// The server's words when it last refused us; for status.
     pub(crate) words: BTreeMap<Endpoint, String>,
+    /// Servers that answer and have no room for writes.
+    pub(crate) brown_outs: BTreeMap<Endpoint, BrownOut>,
     /// The primary that was last told to the log, and the epoch of its promotion.
     pub(crate) told: Option<(Endpoint, u64)>,
     /// The epoch that was last told to the log, and how many were in sync under it.
@@ -89,6 +91,7 @@ impl Service {
             group: Group::new(me.to_owned(), limits),
             backends: BTreeMap::new(),
             words: BTreeMap::new(),
+            brown_outs: BTreeMap::new(),
             told: None,
             told_epoch: 0,
             told_in_sync: 0,
@@ -144,6 +147,7 @@ impl Service {
         for addr in &left {
             self.backends.remove(addr);
             self.words.remove(addr);
+            self.brown_outs.remove(addr);
             self.told_health.remove(addr);
             self.hooked.remove(addr);
         }
@@ -187,6 +191,7 @@ fn start(id: &ServiceId, path: &ZnodePath, addr: &Endpoint, around: &Surrounding
             Report::Event(event) => About::Event(event),
             Report::Probed(took) => About::Probed(probed.clone(), took),
             Report::Words(addr, words) => About::Words(addr, words),
+            Report::BrownOut(addr, brown_out) => About::BrownOut(addr, brown_out),
             Report::Acted(order) => About::Acted(order),
         };
         // The driver ends after its services.

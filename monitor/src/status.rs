@@ -51,7 +51,9 @@ pub(crate) fn service(service: &Service, age: Option<Duration>, now: Time) -> Va
 fn member(service: &Service, view: &View, addr: &Endpoint, now: Time) -> Value {
     let health = view.health(addr, now);
     let seen = view.backends.get(addr).and_then(|backend| backend.seen.as_ref());
-    let role = seen.map_or("unknown", |seen| match seen.observation.role {
+    // What one that is gone was when it answered last says nothing.
+    let there = seen.filter(|_| health.gone_since().is_none());
+    let role = there.map_or("unknown", |seen| match seen.observation.role {
         Role::Primary { .. } => "primary",
         Role::Replica { .. } => "replica",
     });
@@ -68,14 +70,16 @@ fn member(service: &Service, view: &View, addr: &Endpoint, now: Time) -> Value {
         (false, Some(refusal), Some(state)) => Some(failover::risk::words(view, state, addr, refusal, now)),
         (_, _, _) => None,
     };
+    let up = matches!(health, Health::Up | Health::Suspect);
+    let brown_out = service.brown_outs.get(addr).filter(|_| up);
     json!({
         "addr": addr,
         "role": role,
         "lag_bytes": lag(view, addr),
-        "up": matches!(health, Health::Up | Health::Suspect),
-        "health": health.word(),
+        "up": up,
+        "health": brown_out.map_or(health.word(), |brown_out| brown_out.kind),
         "eligible": !recorded && view.state().is_some() && refusal.is_none(),
-        "why": words.or(refused).cloned().or(why).or(away),
+        "why": words.or(refused).or(brown_out.map(|brown_out| &brown_out.words)).cloned().or(why).or(away),
         "recorded_primary": recorded,
         "in_sync": view.state().is_some_and(|state| state.in_sync(addr).is_some()),
     })

@@ -163,3 +163,42 @@ fn a_full_primary_is_stamped_and_demoted() {
     group.settled();
     assert_eq!(limit(&group), "1000");
 }
+
+/// A primary that answers and has no room for writes is shown as such everywhere, keeps its role, and is itself again later.
+#[test]
+fn a_primary_without_room_is_shown() {
+    let mut group = Group::of(1).start();
+    group.settled();
+    let primary = group.primary();
+    let addr = group.redis[primary].endpoint();
+    let shown = |group: &Group, health: &str| {
+        wait::until(&format!("the state {health}"), LIMIT, || {
+            let member = shown_primary(group);
+            wait::holds(member["health"] == health, || member.to_string())
+        });
+        let active = group.wait_for_active();
+        let series = format!("albireo_backend_brown_out{{service=\"posts\",backend=\"{addr}\"}}");
+        group.monitors[active].metric(&series)
+    };
+    assert_eq!(shown(&group, "up"), Some(0.0));
+    assert_eq!(group.redis[primary].cmd(&["CONFIG", "SET", "maxmemory", "1000"]).text(), "OK");
+    assert_eq!(shown(&group, "oom"), Some(1.0));
+    assert!(shown_primary(&group)["why"].to_string().contains("memory is full"));
+    not_replaced(&group, TROUBLE, "a failover because of a full memory");
+    assert_eq!(group.redis[primary].cmd(&["CONFIG", "SET", "maxmemory", "0"]).text(), "OK");
+    assert_eq!(shown(&group, "up"), Some(0.0));
+
+    // A directory stands where the snapshot is to go.
+    let folder = group.redis[primary].cmd(&["CONFIG", "GET", "dir"]).list()[1].text().to_owned();
+    let dump = std::path::Path::new(&folder).join("dump.rdb");
+    std::fs::create_dir(&dump).expect("a directory");
+    group.redis[primary].cmd(&["BGSAVE"]);
+    assert_eq!(shown(&group, "misconf"), Some(1.0));
+    let active = group.wait_for_active();
+    group.monitors[active].process().wait_for_line("its last snapshot failed", LIMIT);
+    not_replaced(&group, TROUBLE, "a failover because of a full disk");
+    std::fs::remove_dir(&dump).expect("the directory is removed");
+    group.redis[primary].cmd(&["BGSAVE"]);
+    assert_eq!(shown(&group, "up"), Some(0.0));
+    group.monitors[active].process().wait_for_line("has room for writes again", LIMIT);
+}

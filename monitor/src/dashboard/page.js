@@ -243,8 +243,11 @@ const fits = (text, room, size) => {
   return text.length <= most ? text : `${text.slice(0, most - 1)}…`;
 };
 
+const roomless = (member) => member.health === "misconf" || member.health === "oom";
+
 function condition(member) {
   if (!member.up) return ["down", "bad", member.health === "unknown" ? "not heard of yet" : `down: ${member.health}`];
+  if (roomless(member)) return [member.recorded_primary ? "primary" : "replica", "unsure", `no room for writes: ${member.health}`];
   if (member.recorded_primary) return ["primary", "good", member.role === "primary" ? "primary" : `recorded primary, is ${member.role}`];
   if (!member.in_sync) return ["out", "unsure", member.why ?? "not in sync"];
   return ["replica", "good", "replica, in sync"];
@@ -353,7 +356,7 @@ function members(service) {
       const takes = primary ? member.why ?? "is primary" : member.eligible ? (member.why ? `yes; ${member.why}` : "yes") : `no: ${member.why ?? "not known"}`;
       return h("tr", {}, h("td", { class: "addr" }, member.addr), h("td", { class: "short" }, member.role),
         h("td", { class: primary ? "" : member.in_sync ? "good" : "bad" }, primary ? "" : member.in_sync ? "yes" : "no"),
-        h("td", { class: "short" }, bytes(member.lag_bytes)), h("td", { class: member.up ? "short" : "short bad" }, member.health),
+        h("td", { class: "short" }, bytes(member.lag_bytes)), h("td", { class: member.up && !roomless(member) ? "short" : "short bad" }, member.health),
         h("td", { class: primary ? "quiet" : member.eligible ? "good" : "" }, takes));
     })),
   ]);

@@ -24,7 +24,8 @@ impl Driver {
         let (what, to) = (kind(&timeline.reason), &timeline.to);
         let from = timeline.from.as_ref().map_or("an unknown primary".to_owned(), ToString::to_string);
         let took = phases.get("announced_ms").and_then(Value::as_f64);
-        let took = took.map_or(String::new(), |ms| format!(", {ms:.1} ms after the loss"));
+        let since = if what.starts_with("switchover") { "it began" } else { "the loss" };
+        let took = took.map_or(String::new(), |ms| format!(", {ms:.1} ms after {since}"));
         let lacked = match (timeline.gap_bytes, &timeline.from) {
             (Some(bytes), Some(_)) => format!("; {to} lacked {bytes} bytes that {from} was seen to have"),
             (_, _) => String::new(),

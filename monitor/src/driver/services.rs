@@ -5,12 +5,12 @@ use std::time::Duration;
 use failover::{Action, Event, Outcome, PublishOutcome, Request};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
-use topology::zookeeper::{Seen, SessionPhase, Versioned};
+use topology::zookeeper::{PublishError, Seen, SessionPhase, Versioned};
 use topology::{PausedRecord, ZnodePath};
 use tracing::{info, warn};
 
 use super::records::of_pause;
-use super::tell::{acted, not_published, tell_record, tell_words};
+use super::tell::{acted, not_published, tell_brown_out, tell_record, tell_words};
 use super::{About, Driver, Input};
 use crate::asking::{Answer, Paused};
 use crate::publisher::Publisher;
@@ -108,6 +108,7 @@ impl Driver {
                 service.words.insert(addr, words);
             }
             About::Words(..) => {} // of a server that left
+            About::BrownOut(addr, brown_out) => tell_brown_out(service, &addr, brown_out),
             About::Acted(order) => acted(service, &order, now),
             About::NotPublished(epoch, error) => not_published(service, epoch, &error, now),
             // One that is gone thinks nothing any more.
@@ -240,7 +241,7 @@ impl Driver {
     /// differ, one of them was late.
     fn paused_again(&mut self, name: &str, read: Option<PausedRecord>) {
         let Some(service) = self.services.get(name) else { return };
-        if service.paused == read {
+        if service.paused.is_some() == read.is_some() {
             return self.group(name, Event::Paused(read.is_some()));
         }
         let (store, znode) = (self.store.clone(), self.layout.paused(&service.path));
@@ -278,7 +279,12 @@ impl Driver {
                     if changed {
                         tokio::spawn(async move { publisher.remember(&path, record).await });
                     }
-                    vec![About::Paused(wanted)]
+                    // What was so already stands there as somebody else wrote it.
+                    changed.then_some(About::Paused(wanted)).into_iter().collect()
+                }
+                Err(PublishError::Unknown(why)) => {
+                    let _ = answer.send(Paused::Unknown(why));
+                    Vec::new()
                 }
                 Err(error) => {
                     let _ = answer.send(Paused::Failed(error.to_string()));

@@ -119,7 +119,13 @@ impl Driver {
             metrics.service(name, record, service.paused.is_some());
             for addr in view.backends.keys() {
                 let up = matches!(view.health(addr, now), Health::Up | Health::Suspect);
-                metrics.backend(name, addr, up, status::lag(view, addr));
+                metrics.backend(
+                    name,
+                    addr,
+                    up,
+                    service.brown_outs.contains_key(addr),
+                    status::lag(view, addr),
+                );
             }
         }
     }

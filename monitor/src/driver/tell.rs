@@ -7,6 +7,7 @@ use topology::{Endpoint, Phase};
 use tracing::{Level, debug, error, info, trace, warn};
 
 use super::Driver;
+use crate::redis::BrownOut;
 use crate::service::Service;
 
 impl Driver {
@@ -187,6 +188,24 @@ pub(super) fn tell_words(service: &mut Service, addr: &Endpoint, words: &str, no
         service.told_health.insert(addr.clone(), "troubled");
     } else {
         debug!(service = name, "{addr} answers: {words}");
+    }
+}
+
+/// A server has no room for writes, or has some again.
+pub(super) fn tell_brown_out(service: &mut Service, addr: &Endpoint, now: Option<BrownOut>) {
+    if !service.backends.contains_key(addr) {
+        return; // it left
+    }
+    let name = service.path.name();
+    let before = service.brown_outs.get(addr).map(|before| before.kind);
+    match &now {
+        Some(now) if before != Some(now.kind) => warn!(service = name, "{addr}: {}", now.words),
+        None if before.is_some() => info!(service = name, "{addr} has room for writes again"),
+        Some(_) | None => {}
+    }
+    match now {
+        Some(now) => _ = service.brown_outs.insert(addr.clone(), now),
+        None => _ = service.brown_outs.remove(addr),
     }
 }
 

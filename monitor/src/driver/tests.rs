@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::sync::Mutex;
 
-use failover::view::Announced;
+use failover::view::{Announced, Paused as Pausing};
 use failover::{Outcome, Refused};
 use topology::zookeeper::SessionPhase;
 use topology::{State, Topology};
@@ -291,4 +291,22 @@ async fn status_is_the_contract_s() {
     assert!(keys(&driver)[4].as_u64().is_some_and(|age| age >= 20), "{:?}", keys(&driver));
     driver.take(Input::Session(session(SessionPhase::Connected)));
     assert_eq!(keys(&driver)[4], json!(0));
+}
+
+/// Two operators paused it; which of the two is told as the one who did makes no difference.
+#[tokio::test]
+async fn a_service_is_paused_whoever_paused_it() {
+    let mut driver = driver();
+    driver.take(Input::Discovered(vec!["posts".into()]));
+    let id = id(&driver, "posts");
+    driver.take(Input::Service(id.clone(), topology("a")));
+    let paused = |driver: &Driver| driver.services["posts"].group.view().paused;
+    let by = |who: &str| Some(PausedRecord { since_ms: Some(1), by: Some(who.into()) });
+    driver.take(Input::Service(id.clone(), About::Paused(by("one"))));
+    driver.group("posts", Event::Reign(Some(1)));
+    assert_eq!(paused(&driver), Pausing::Unread);
+    driver.take(Input::Service(id.clone(), About::PausedAgain(None)));
+    assert_eq!(paused(&driver), Pausing::Unread, "what is followed says otherwise");
+    driver.take(Input::Service(id, About::PausedAgain(by("other"))));
+    assert_eq!(paused(&driver), Pausing::Yes);
 }

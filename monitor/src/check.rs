@@ -11,14 +11,15 @@ use wire::{InfoReply, Link, OpenError, Reply, cmd};
 use crate::config::Config;
 use crate::dns;
 use crate::redis::CLIENT_NAME;
+use crate::report;
 
 /// The oldest Redis that Albireo works with: `REPLICAOF` inside MULTI and ACL users exist since then.
 const OLDEST: (u32, u32) = (6, 2);
 
 /// Checks what the file names. The file itself was read without a mistake.
 pub(crate) async fn run(config: Config) -> ExitCode {
-    println!("configuration: ok");
-    config.warnings.iter().for_each(|warning| println!("configuration: note: {warning}"));
+    report::print("configuration: ok\n");
+    config.warnings.iter().for_each(|warning| report::print(&format!("configuration: note: {warning}\n")));
     // Verbs give up on ZooKeeper after 5 s.
     let options = zookeeper::Options { call_timeout: Duration::from_secs(5), ..config.store_options() };
     let store = Store::open(options);
@@ -36,15 +37,15 @@ struct Report {
 
 impl Report {
     fn good(&mut self, what: &str) {
-        println!("{what}: ok");
+        report::print(&format!("{what}: ok\n"));
     }
 
     fn note(&mut self, what: &str, why: &str) {
-        println!("{what}: note: {why}");
+        report::print(&format!("{what}: note: {why}\n"));
     }
 
     fn bad(&mut self, what: &str, why: &str) {
-        println!("{what}: FAILED: {why}");
+        report::print(&format!("{what}: FAILED: {why}\n"));
         self.failed = true;
     }
 }

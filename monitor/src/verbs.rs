@@ -14,6 +14,7 @@ use topology::{Endpoint, Layout, LeaderRecord, MonitorRecord};
 
 use crate::call::{Call, call};
 use crate::config::Config;
+use crate::report;
 
 /// How long ZooKeeper is waited for.
 pub(crate) const REACH: Duration = Duration::from_secs(5);
@@ -35,12 +36,12 @@ pub(crate) struct Verb {
 pub(crate) async fn run(config: Config, verb: Verb) -> ExitCode {
     match carry_out(&config, &verb).await {
         Ok((StatusCode::OK, answer)) => {
-            println!("{}", answer["done"].as_str().unwrap_or("done"));
+            report::print(&format!("{}\n", answer["done"].as_str().unwrap_or("done")));
             let phases = answer["phases"].as_object().into_iter().flatten();
             let mut phases: Vec<_> = phases.map(|(phase, ms)| (ms.as_f64().unwrap_or(0.0), phase)).collect();
             phases.sort_by(|a, b| a.0.total_cmp(&b.0));
             for (millis, phase) in phases {
-                println!("  {millis:>8.2} ms  {}", phase.trim_end_matches("_ms"));
+                report::print(&format!("  {millis:>8.2} ms  {}\n", phase.trim_end_matches("_ms")));
             }
             ExitCode::SUCCESS
         }

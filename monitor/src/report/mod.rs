@@ -7,6 +7,7 @@ mod held;
 mod table;
 mod when;
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -30,11 +31,16 @@ pub(crate) async fn status(config: Config, as_json: bool) -> ExitCode {
         Err((document, why)) => (document, Some(why)),
     };
     if as_json {
-        println!("{}", with_error(document, why.as_deref()));
+        print(&format!("{}\n", with_error(document, why.as_deref())));
     } else {
-        print!("{}", table::status(&document, why.as_deref()));
+        print(&table::status(&document, why.as_deref()));
     }
     ExitCode::from(u8::from(why.is_some()))
+}
+
+/// To stdout. Whoever reads it may have seen enough (`| head`), which is no failure of ours.
+pub(crate) fn print(text: &str) {
+    _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 fn with_error(mut document: Value, why: Option<&str>) -> Value {
@@ -117,8 +123,8 @@ pub(crate) async fn history(config: Config, service: String, as_json: bool) -> E
     match read {
         Ok(decisions) => {
             match as_json {
-                true => println!("{}", json!(decisions)),
-                false => print!("{}", table::history(&service, &decisions)),
+                true => print(&format!("{}\n", json!(decisions))),
+                false => print(&table::history(&service, &decisions)),
             }
             ExitCode::SUCCESS
         }

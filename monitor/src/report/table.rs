@@ -115,6 +115,7 @@ fn member(member: &Value) -> Vec<String> {
     let health = match (member["up"].as_bool(), text(&member["health"])) {
         (Some(false), "unknown") => "unknown".to_owned(),
         (Some(false), health) => format!("DOWN: {health}"),
+        (_, health @ ("misconf" | "oom")) => format!("NO ROOM: {health}"),
         (_, health) => health.to_owned(),
     };
     let takes = match (primary, member["eligible"].as_bool(), member["why"].as_str()) {

@@ -13,9 +13,14 @@ use crate::queue::{Read, Write, Written};
 use crate::script;
 use crate::view::View;
 
-/// How long WAIT blocks the connection, at most. A replica that has just lost its link costs no more than this before
-/// somebody looks whether the epoch is still the same.
-const WAIT_MS: &str = "50";
+/// How long the first WAIT blocks the connection, at most; each further one twice as long, up to [`WAIT_MAX_MS`].
+///
+/// After a partial resynchronisation Redis 7.0 sends a replica's acknowledgements without TCP_NODELAY. Where one follows on
+/// another, as it does once a second, the second waits for the TCP acknowledgement of the first, which the primary's host
+/// delays by 40 ms, unless something else goes down the stream: the barrier of the next look does.
+const WAIT_MS: u64 = 5;
+/// A replica that has just lost its link costs no more than this before somebody looks whether the epoch is still the same.
+const WAIT_MAX_MS: u64 = 50;
 
 /// Writes that went out together, and what is needed to learn later what became of them.
 #[derive(Debug)]
@@ -98,8 +103,9 @@ pub(crate) struct Inquiry {
     view: Arc<View>,
     /// The offset of the first look: what was written lies at or before it.
     needed: Option<u64>,
-    /// For how many replicas the next WAIT waits.
+    /// For how many replicas the next WAIT waits, and how long.
     wait_for: usize,
+    wait_ms: u64,
     replies: Vec<Reply>,
     /// What the server refused, if it did.
     pub(crate) refused: Option<String>,
@@ -115,6 +121,7 @@ impl Inquiry {
             view,
             needed: None,
             wait_for,
+            wait_ms: WAIT_MS,
             replies: Vec::with_capacity(5),
             refused: None,
             behind: Vec::new(),
@@ -126,7 +133,7 @@ impl Inquiry {
     /// Further looks begin with a barrier. The offset of the first look may lie behind the connection's last write, for
     /// others write too, and a WAIT for that write could be over at once, without asking the replicas where they are.
     pub(crate) fn questions(&self) -> Vec<Command> {
-        let wait = cmd!["WAIT", self.wait_for.to_string(), WAIT_MS];
+        let wait = cmd!["WAIT", self.wait_for.to_string(), self.wait_ms.to_string()];
         let look = [cmd!["ROLE"], wait, cmd!["ROLE"], cmd!["GET", script::FENCE]];
         let barrier = self.needed.map(|_| script::barrier(self.view.epoch));
         barrier.into_iter().chain(look).collect()
@@ -154,6 +161,7 @@ impl Inquiry {
         self.behind.clear();
         if let Next::WaitFor(replicas) = next {
             self.wait_for = replicas;
+            self.wait_ms = (2 * self.wait_ms).min(WAIT_MAX_MS);
             let (set, epoch) = (&self.view.in_sync, self.view.epoch);
             let listed = look.replicas.unwrap_or_default();
             if let Confirmation::Behind(behind) =

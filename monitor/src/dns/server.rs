@@ -400,9 +400,10 @@ mod tests {
         answers(&client(), server, 3);
         // Nobody says anything: all are closed in the end, also one that began to.
         let mut half = &idle[0];
-        half.write_all(&[0]).unwrap();
+        let _ = half.write_all(&[0]); // on a slow machine it is closed already
         for mut stream in &idle {
-            assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+            let end = stream.read(&mut [0; 1]).map_err(|error| error.kind());
+            assert!(matches!(end, Ok(0) | Err(std::io::ErrorKind::ConnectionReset)), "{end:?}");
         }
         let mut again = open(server);
         again.write_all(&framed(&question(4, "."))).unwrap();

@@ -301,8 +301,12 @@ fn recorded(view: &View, state: &State, now: Time) -> Decision {
     }
 }
 
-/// What an operator asked for and cannot have while the group is paused.
+/// What an operator asked for and cannot have while the group is paused. What may have been published for him already is
+/// carried out, and answered then.
 fn refused_while_paused(view: &View) -> Option<Step> {
+    if view.is_in_doubt() {
+        return None;
+    }
     match &view.asked.as_ref()?.request {
         Request::Failover { .. } | Request::Switchover { .. } if view.paused == Paused::Yes => {
             Some(Step::Answer(Err(Declined::Paused)))
@@ -434,7 +438,7 @@ fn failover(view: &View, state: &State, fault: Fault, since: Time, now: Time) ->
             if loss_is_accepted(view) && fault != Fault::Asked {
                 return accept_loss(view, state, Reason::NobodyEligible(fault), now);
             }
-            if asked.is_some() {
+            if asked.is_some() && !view.is_in_doubt() {
                 steps.push(Step::Answer(Err(Declined::NobodyEligible(view.candidates(now)))));
             }
             if cold::is_cold(view, state, now) {

@@ -574,7 +574,19 @@ impl Group {
         }
     }
 
+    /// A probe was answered.
     fn seen(&mut self, addr: &Endpoint, asked: Time, observation: Observation, now: Time) {
+        let Some(backend) = self.view.backends.get_mut(addr) else { return };
+        let newer = backend.seen.as_ref().is_some_and(|seen| seen.asked > asked);
+        if newer || asked < backend.void_until {
+            backend.detector.heard(now, None);
+            backend.asked_at = None;
+            return; // an order's own look is newer
+        }
+        self.take(addr, asked, observation, now);
+    }
+
+    fn take(&mut self, addr: &Endpoint, asked: Time, observation: Observation, now: Time) {
         let primary = self.view.state().map(|state| state.primary.addr.clone());
         let ahead = primary
             .as_ref()
@@ -586,11 +598,7 @@ impl Group {
         let Some(backend) = self.view.backends.get_mut(addr) else { return };
         backend.detector.heard(now, None);
         backend.asked_at = None;
-        let before = backend.seen.as_ref();
-        if before.is_some_and(|seen| seen.asked > asked) {
-            return; // an order's own look is newer than this answer of the probe
-        }
-        let before = before.map(|seen| &seen.observation);
+        let before = backend.seen.as_ref().map(|seen| &seen.observation);
         if before.is_none_or(|old| old.run_id != observation.run_id) {
             backend.process_since = now;
             backend.pause = Pause::No;
@@ -727,9 +735,13 @@ impl Group {
         let primary = self.view.state().is_some_and(|state| state.primary.addr == *addr);
         let Some(backend) = self.view.backends.get_mut(addr) else { return };
         let deed = backend.ordered.take();
-        // What was asked before it took effect is void; where that is not known, what was asked before now.
+        // What was asked before it took effect is void; where that is not known, what was asked before now. Its own look came
+        // after that; a probe that was asked later may have been answered before it.
         let since = if let Outcome::Done(Some(_)) = outcome { asked } else { now };
         backend.stale_until = backend.stale_until.max(since);
+        if let Outcome::Done(Some(_)) = outcome {
+            backend.void_until = now;
+        }
         backend.refused = None;
         if deed == Some(Deed::Attach) {
             backend.attach_ordered = Some(now);
@@ -747,7 +759,7 @@ impl Group {
                     }
                 }
                 match seen {
-                    Some(observation) => self.seen(addr, asked, observation, now),
+                    Some(observation) => self.take(addr, asked, observation, now),
                     None => self.actions.push_back(Action::Look(addr.clone())),
                 }
                 return;

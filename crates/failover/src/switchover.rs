@@ -39,7 +39,7 @@ pub(crate) fn begin(view: &View, state: &State, asked: &Asked, to: Option<&Endpo
     }
     let old = &state.primary.addr;
     let (paused, over) = (paused(view, old, now), now >= asked.at + view.limits.switchover_budget);
-    if view.publishing || !view.record_confirmed {
+    if view.is_in_doubt() {
         // It may stand already, or soon: then it is carried out. Nobody is held meanwhile for longer than is agreed; what is
         // written then, R is found to lack (6).
         return if over && paused.is_some() { order(old, Deed::Unpause) } else { wait(Reason::Switching) };

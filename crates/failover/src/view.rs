@@ -181,6 +181,8 @@ pub struct Backend {
     pub hold_until: Time,
     /// Only answers to questions asked from then on count: an order was carried out, or a connection opened, just before.
     pub stale_until: Time,
+    /// Answers of probes that were sent before are void: an order took effect meanwhile, perhaps after them.
+    pub void_until: Time,
     /// A look at it is under way since then.
     pub asked_at: Option<Time>,
     /// R15: whether its writers are held.
@@ -231,6 +233,7 @@ impl Backend {
             ordered: None,
             hold_until: Time::ZERO,
             stale_until: Time::ZERO,
+            void_until: Time::ZERO,
             asked_at: None,
             pause: Pause::No,
             ticked: None,
@@ -362,6 +365,11 @@ impl View {
             }
             Announced::Is(_) | Announced::Unread | Announced::Missing | Announced::Broken(_) => None,
         }
+    }
+
+    /// Whether something of ours may stand in ZooKeeper that is not known here yet. Nobody is told before that it is not done.
+    pub fn is_in_doubt(&self) -> bool {
+        self.publishing || !self.record_confirmed
     }
 
     /// The record, if there is one.

@@ -486,3 +486,25 @@ fn a_record_that_contradicts_the_known_one_is_not_taken_over() {
         assert_eq!(scene.group.view().record_damaged, Some(6));
     }
 }
+
+/// A probe that was sent after an order may have been answered before it took effect, and is told sooner or later.
+#[test]
+fn an_order_has_the_last_word_over_probes_that_were_under_way() {
+    let promoted = Observation { fence: Fence::At(4), ..primary("b", 100) };
+    let not_yet = replica("b", "a", false, 100);
+    for probe_first in [true, false] {
+        let mut scene = Scene::leading(record());
+        kill_the_primary(&mut scene);
+        scene.did();
+        scene.stands(6);
+        assert_eq!(scene.acts(), ["promote (R4 by 3) b [4]"]);
+        let sent = scene.now + ms(1);
+        scene.pass(3);
+        let probe = Event::Seen(at("b"), sent + ms(1), not_yet.clone());
+        let order = Event::Ordered(at("b"), sent, Outcome::Done(Some(promoted.clone())));
+        let both = if probe_first { [probe, order] } else { [order, probe] };
+        both.into_iter().for_each(|event| scene.event(event));
+        assert!(scene.acts().contains(&"publish on 6: 4 serving b [\"c\"], announce".into()));
+        assert_eq!(scene.group.view().backends[&at("b")].seen.as_ref().unwrap().observation, promoted);
+    }
+}

@@ -119,3 +119,47 @@ fn a_new_reign_begins_nothing_before_it_has_read_whether_it_is_paused() {
     scene.event(Event::Paused(false));
     assert_eq!(scene.acts(), ["publish on 5: 4 promoting b [\"c\"]"]);
 }
+
+/// What was published just before the pause may stand, and is carried out then: nobody is told that it was refused.
+#[test]
+fn what_may_have_been_published_is_not_refused() {
+    for asked in [Request::Failover { to: None, accept_loss: false }, Request::Switchover { to: None }] {
+        let mut scene = Scene::leading(record());
+        scene.ordered("a", Outcome::Done(None));
+        scene.all_answer();
+        scene.did();
+        scene.event(Event::Asked(1, asked.clone()));
+        scene.all_answer();
+        if let Request::Switchover { .. } = asked {
+            scene.pass(3);
+            scene.ordered("a", Outcome::Done(Some(primary("a", 100))));
+            scene.pass(2);
+            scene.seen("b", replica("b", "a", true, 100));
+        }
+        let acts = scene.acts();
+        assert!(acts.iter().any(|act| act.starts_with("publish on 5: 4 promoting b")), "{acts:?}");
+        scene.event(Event::Paused(true));
+        scene.fails();
+        let acts = scene.acts();
+        assert!(!acts.iter().any(|act| act.starts_with("answer")), "{acts:?}");
+        scene.read_again();
+        let acts = scene.acts();
+        let refused = "answer 1: the service is paused; `monitor resume` ends that".to_owned();
+        assert!(acts.contains(&refused), "it does not stand: {acts:?}");
+    }
+}
+
+/// Also not that nobody is eligible, when the one who was chosen dies before it is known that he was.
+#[test]
+fn a_failover_that_may_have_been_published_is_not_declined() {
+    let mut scene = Scene::leading(record());
+    scene.ordered("a", Outcome::Done(None));
+    scene.all_answer();
+    scene.did();
+    scene.event(Event::Asked(1, Request::Failover { to: Some(at("b")), accept_loss: false }));
+    scene.all_answer();
+    assert_eq!(scene.acts().last().map(String::as_str), Some("publish on 5: 4 promoting b [\"c\"]"));
+    scene.kill("b");
+    scene.pass(1);
+    assert!(!scene.acts().iter().any(|act| act.starts_with("answer")));
+}

@@ -295,7 +295,7 @@ impl Handle {
     }
 
     /// From now on our heartbeats carry this note ([`crate::heartbeat`]); the next one is sent at once if it is another than
-    /// before. Without a key it goes nowhere.
+    /// before, once between two regular ones. Without a key it goes nowhere.
     pub fn say(&self, note: u64) {
         let before = self.shared.desk().note.replace(note);
         if before != Some(note) {

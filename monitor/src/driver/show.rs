@@ -123,7 +123,7 @@ impl Driver {
                     name,
                     addr,
                     up,
-                    service.brown_outs.contains_key(addr),
+                    up && service.brown_outs.contains_key(addr),
                     status::lag(view, addr),
                 );
             }

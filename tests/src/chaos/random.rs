@@ -1,4 +1,5 @@
-//! Many faults at once, by a seed: which, where, for how long. In the end everything is undone.
+//! Many faults at once, by a seed: which, where, for how long. In the end everything is undone. Meanwhile an operator asks for
+//! switchovers and failovers, as if nothing were wrong.
 //!
 //! One thing is left out: the death of the last copy. A server is killed only while another one is seen to hold
 //! everything acknowledged (the recorded process, in sync, with the stamp of its entry), for without a copy nothing is
@@ -11,6 +12,8 @@ use std::time::{Duration, Instant};
 use super::Round;
 use super::stage::{APIS, MONITORS, REDIS};
 use crate::netns::Cut;
+use crate::process::Process;
+use crate::programs;
 use crate::redis::Redis;
 use crate::resp::Reply;
 
@@ -52,10 +55,15 @@ struct Rule {
     how: Cut,
 }
 
+/// What the operator may wait for an answer; longer than the verb itself waits.
+const OPERATOR_WAITS: Duration = Duration::from_secs(30);
+
 /// Hurts whatever the seed says, for as long as the round says; then undoes everything.
 pub fn random(round: &mut Round<'_>) {
     let (end, mut faults, mut died) = (Instant::now() + round.lasts, Vec::<Fault>::new(), Instant::now());
+    let mut operator = Operator::default();
     while Instant::now() < end {
+        operator.tend(round);
         let late = Instant::now();
         while let Some(at) = faults.iter().position(|fault| fault.until <= late) {
             let fault = faults.remove(at);
@@ -74,6 +82,50 @@ pub fn random(round: &mut Round<'_>) {
         undo(round, &fault, &[]);
     }
     round.note("everything is undone");
+    operator.end(round);
+}
+
+/// Somebody who moves the primary now and then, from any monitor's host.
+#[derive(Default)]
+struct Operator {
+    asks: Option<Process>,
+    /// How often it was asked, and how often it was done.
+    asked: usize,
+    done: usize,
+}
+
+impl Operator {
+    /// Takes in the last answer, and perhaps asks anew.
+    fn tend(&mut self, round: &mut Round<'_>) {
+        if let Some(mut verb) = self.asks.take() {
+            match verb.poll() {
+                Some(status) => self.answered(round, &verb, status.code()),
+                None => self.asks = Some(verb),
+            }
+        } else if round.rng.u8(0..6) == 0 {
+            let monitor = &round.stage.group.monitors[round.rng.usize(0..MONITORS.len())];
+            let (host, file) = (monitor.host().clone(), monitor.file().display().to_string());
+            let verb = if round.rng.u8(0..4) == 0 { "failover" } else { "switchover" };
+            self.asks = Some(programs::spawn(&host, verb, "monitor", &[verb, &file, "posts"]));
+            self.asked += 1;
+            round.note(format!("{verb} is asked for"));
+        }
+    }
+
+    fn answered(&mut self, round: &mut Round<'_>, verb: &Process, code: Option<i32>) {
+        self.done += usize::from(code == Some(0));
+        let log = verb.log();
+        let words = log.lines().next().unwrap_or_default();
+        round.note(format!("{}: {code:?}: {words}", verb.name()));
+    }
+
+    fn end(&mut self, round: &mut Round<'_>) {
+        if let Some(mut verb) = self.asks.take() {
+            let status = verb.wait_for_end(OPERATOR_WAITS);
+            self.answered(round, &verb, status.code());
+        }
+        round.figures.push(format!("{} of {} moves asked for were done", self.done, self.asked));
+    }
 }
 
 fn begin(round: &mut Round<'_>, faults: &[Fault], died: &mut Instant) -> Option<Fault> {

@@ -2,13 +2,14 @@
 //!
 //! Who leads, and at which address it can be asked, is read from ZooKeeper.
 
+use std::convert::Infallible;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use axum::http::StatusCode;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use topology::zookeeper::Store;
 use topology::{Endpoint, Layout, LeaderRecord, MonitorRecord};
 
@@ -20,6 +21,11 @@ use crate::report;
 pub(crate) const REACH: Duration = Duration::from_secs(5);
 /// Longer than the monitor itself gives it.
 const ANSWER: Duration = Duration::from_secs(15);
+
+/// What takes no longer is told of by its answer.
+const QUIET_AT_FIRST: Duration = Duration::from_millis(700);
+/// Between two looks at what is being done.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// One verb with what it needs.
 #[derive(Debug)]
@@ -61,7 +67,29 @@ async fn carry_out(config: &Config, verb: &Verb) -> Result<(StatusCode, Value), 
     let admin = active(config).await?;
     let page = format!("/services/{}/{}", utf8_percent_encode(&verb.service, NON_ALPHANUMERIC), verb.name);
     let token = config.admin.token.as_deref();
-    call(&admin, Call { page: &page, body: Some(&verb.body), token, limit: ANSWER }).await
+    let asked = call(&admin, Call { page: &page, body: Some(&verb.body), token, limit: ANSWER });
+    tokio::select! {
+        answer = asked => answer,
+        never = tell_progress(&admin, verb) => match never {},
+    }
+}
+
+/// Says what the monitor is doing about the service while it has not answered, each thing once; to stderr, for it is no answer.
+async fn tell_progress(admin: &Endpoint, verb: &Verb) -> Infallible {
+    let page = format!("/services/{}", utf8_percent_encode(&verb.service, NON_ALPHANUMERIC));
+    let (began, mut told) = (Instant::now(), String::new());
+    loop {
+        sleep(if told.is_empty() { QUIET_AT_FIRST } else { LOOK_AGAIN }).await;
+        let seen = call(admin, Call { page: &page, body: None, token: None, limit: ANSWER }).await;
+        let doing = match &seen {
+            Ok((_, service)) => service["because"].as_str().unwrap_or("no such service").to_owned(),
+            Err(why) => why.clone(),
+        };
+        if doing != told {
+            eprintln!("monitor {}: {:.1} s: {doing}", verb.name, began.elapsed().as_secs_f64());
+            told = doing;
+        }
+    }
 }
 
 /// Where the monitor that leads can be asked.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use world::group::Group;
 use world::http::Request;
 use world::redis::Redis;
-use world::{programs, wait};
+use world::{Host, programs, wait};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -70,6 +70,21 @@ fn a_server_is_added_and_another_removed_under_load() {
     let what = |entry: &serde_json::Value| entry["what"].as_str().map(str::to_owned);
     let history: Vec<_> = group.history().iter().filter_map(what).collect();
     assert_eq!(history, ["failover", "member removed", "member added"]);
+}
+
+/// The second of two failovers waits for `min_interval_ms`, and says so meanwhile.
+#[test]
+fn long_work_says_what_it_waits_for() {
+    let mut group = Group::of(1).apis(0).monitor_key("failover", "min_interval_ms", 4000).start();
+    group.settled();
+    done(&group, "failover", &[]);
+    group.settled();
+    let file = group.monitors[0].file().display().to_string();
+    let mut again = programs::spawn(&Host::local(), "failover", "monitor", &["failover", &file, "posts"]);
+    let said = again.wait_for_line(" s: ", LIMIT);
+    assert!(said.starts_with("monitor failover: ") && said.contains("min_interval_ms"), "{said}");
+    assert_eq!(again.wait_for_end(LIMIT).code(), Some(0), "{}", again.log());
+    assert!(again.log().contains("is primary instead of"), "{}", again.log());
 }
 
 #[test]

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use failover::{Event, Look, Order, Outcome, Time, Trouble, Verdict};
 use futures_util::FutureExt;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use topology::Endpoint;
 use wire::{Link, LinkError, Login, OpenError, Reply, cmd};
 
 use crate::clock::Clock;
+use crate::config::Detector;
 use crate::fault;
 use crate::redis::{self, BrownOut, NoAnswer, Secret};
 
@@ -31,9 +32,14 @@ pub(crate) struct Target {
     pub(crate) addr: Endpoint,
     pub(crate) login: Login,
     pub(crate) secret: Secret,
-    pub(crate) ping_interval: Duration,
-    pub(crate) down_after: Duration,
-    pub(crate) connect_timeout: Duration,
+    /// As it is now; a reload changes it.
+    pub(crate) detector: watch::Receiver<Detector>,
+}
+
+impl Target {
+    fn detector(&self) -> Detector {
+        *self.detector.borrow()
+    }
 }
 
 /// A running probe and executor; both end when this is dropped.
@@ -131,7 +137,8 @@ impl<R: Fn(Report)> Probe<R> {
         loop {
             tokio::select! {
                 _ = every.tick() => {
-                    let Target { addr, login, connect_timeout, .. } = self.target.clone();
+                    let Target { addr, login, .. } = self.target.clone();
+                    let connect_timeout = self.target.detector().connect_timeout;
                     attempts.spawn(async move { Link::open(&addr, &login, redis::CLIENT_NAME, connect_timeout).await });
                 }
                 Some(Ok(opened)) = attempts.join_next() => match opened {
@@ -139,11 +146,11 @@ impl<R: Fn(Report)> Probe<R> {
                     Err(OpenError::Refused) => self.event(Event::ConnectionRefused(self.target.addr.clone())),
                     Err(OpenError::Login(words)) => {
                         self.troubled(Trouble::Login, words);
-                        every.reset_after(self.target.ping_interval);
+                        every.reset_after(self.target.detector().ping_interval);
                     }
                     Err(OpenError::TurnedAway(words)) => {
                         self.troubled(Trouble::Strange, words);
-                        every.reset_after(self.target.ping_interval);
+                        every.reset_after(self.target.detector().ping_interval);
                     }
                     Err(OpenError::Protocol) => self.troubled(Trouble::Strange, "not a Redis server".into()),
                     // The backlog of a dying listener took it; a moment later nobody listens any more.
@@ -174,7 +181,7 @@ impl<R: Fn(Report)> Probe<R> {
                 (wanted, asked, due) = (
                     false,
                     Some((self.clock.now(), Instant::now())),
-                    Instant::now() + self.target.ping_interval,
+                    Instant::now() + self.target.detector().ping_interval,
                 );
                 let asks_room = Instant::now() >= room_due;
                 expected = if asks_room { all.len() } else { questions.len() };
@@ -185,7 +192,8 @@ impl<R: Fn(Report)> Probe<R> {
                     return;
                 }
             }
-            let silent = heard + self.target.down_after + self.target.ping_interval;
+            let Detector { down_after, ping_interval, .. } = self.target.detector();
+            let silent = heard + down_after + ping_interval;
             tokio::select! {
                 biased;
                 reply = receiver.next() => match reply {
@@ -244,7 +252,8 @@ async fn execute<R, S, F>(
         let outcome = match &mut link {
             None => Outcome::Lost,
             Some(link) => {
-                let limit = target.down_after.max(target.connect_timeout);
+                let Detector { down_after, connect_timeout, .. } = target.detector();
+                let limit = down_after.max(connect_timeout);
                 timeout(limit, carry_out(&target, link, &order, &report, &store, &mut asked))
                     .await
                     .unwrap_or(Outcome::Lost)
@@ -270,7 +279,7 @@ impl Asked {
 }
 
 async fn open(target: &Target) -> Result<Link, OpenError> {
-    Link::open(&target.addr, &target.login, redis::CLIENT_NAME, target.connect_timeout).await
+    Link::open(&target.addr, &target.login, redis::CLIENT_NAME, target.detector().connect_timeout).await
 }
 
 /// R1, on one connection: who is it, look, check, ask the store where the fence is missing, act.

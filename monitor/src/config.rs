@@ -146,7 +146,7 @@ pub(crate) struct BinaryStar {
 }
 
 /// When a server counts as gone.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Detector {
     pub(crate) ping_interval: Duration,
     /// At least two ping intervals.

@@ -28,7 +28,7 @@ use failover::lead::{Lead, Peer};
 use failover::{Event, Order, Request, Time};
 use serde_json::Value;
 use settings::Problems;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 use topology::zookeeper::{PublishError, Seen, Session, Store, Versioned};
@@ -163,8 +163,8 @@ pub(crate) struct Driver {
     name_taken: Option<(MonitorRecord, Time)>,
     reign: Option<i32>,
     told_pair: Option<PairState>,
-    /// What was asked for and who waits for what comes of it, by its number.
-    requests: BTreeMap<u64, (Request, oneshot::Sender<Answer>)>,
+    /// The service, what was asked for and who waits for what comes of it, by its number.
+    requests: BTreeMap<u64, (String, Request, oneshot::Sender<Answer>)>,
     /// Requests that there were so far.
     asked: u64,
     hooks: Hooks,
@@ -201,7 +201,13 @@ impl Driver {
         Self {
             lead: Lead::new(me.clone(), config.binary_star.heartbeat, peer)
                 .first(config.binary_star.role == Some(binary_star::Role::Primary)),
-            around: Surroundings { config, clock, inputs, publisher },
+            around: Surroundings {
+                detector: watch::Sender::new(config.detector),
+                config,
+                clock,
+                inputs,
+                publisher,
+            },
             store,
             layout,
             me,

@@ -13,7 +13,7 @@ use topology::{Endpoint, PausedRecord, State, Topology, ZnodePath};
 
 use crate::backend::{Backend, Report, Target};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Detector};
 use crate::driver::{About, Input};
 use crate::publisher::Publisher;
 use crate::quiet::Quiet;
@@ -78,6 +78,8 @@ impl Drop for Service {
 /// What a service needs from the driver.
 pub(crate) struct Surroundings {
     pub(crate) config: Arc<Config>,
+    /// `[detector]`, for the probes.
+    pub(crate) detector: watch::Sender<Detector>,
     pub(crate) clock: Clock,
     pub(crate) inputs: mpsc::UnboundedSender<Input>,
     pub(crate) publisher: Publisher,
@@ -177,14 +179,7 @@ fn start(id: &ServiceId, path: &ZnodePath, addr: &Endpoint, around: &Surrounding
         path: path.as_str().to_owned(),
         login: Arc::new(move |server: &Endpoint| logins.login(server)),
     };
-    let target = Target {
-        addr: addr.clone(),
-        login,
-        secret,
-        ping_interval: config.detector.ping_interval,
-        down_after: config.detector.down_after,
-        connect_timeout: config.detector.connect_timeout,
-    };
+    let target = Target { addr: addr.clone(), login, secret, detector: around.detector.subscribe() };
     let (inputs, id, probed) = (around.inputs.clone(), id.clone(), addr.clone());
     let report = move |report: Report| {
         let about = match report {

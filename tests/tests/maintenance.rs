@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use world::group::Group;
+use world::redis::Redis;
 use world::{Signal, programs, wait};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -129,23 +130,70 @@ fn a_configuration_is_reloaded() {
     };
     reload(&mut group, &format!("{text}\n[failover]\npriority.{never} = many\n"), "nothing was reloaded");
     assert!(group.monitors[active].process().log().contains(&format!("priority.{never} = many: ")));
-    let new = format!(
-        "{text}\n[failover]\npriority.{never} = 0\n[log]\nlevel = trace\n[detector]\nping_interval_ms = 90\n"
+    let sections = format!(
+        "[failover]\npriority.{never} = 0\n[detector]\nping_interval_ms = 90\n[log]\nlevel = trace\nformat = json\n"
     );
-    reload(&mut group, &new, "not reloaded [detector] ping_interval_ms: not set -> 90 (restart the monitor)");
+    let new = format!("{text}\n{sections}");
+    reload(&mut group, &new, "not reloaded [log] format: not set -> json (restart the monitor)");
     let log = group.monitors[active].process().log();
     for line in [
         format!("reloaded [failover] priority.{never}: not set -> 0"),
         "reloaded [log] level: not set -> trace".into(),
+        "reloaded [detector] ping_interval_ms: not set -> 90".into(),
     ] {
         assert!(log.contains(&line), "{line}: {log}");
     }
     group.monitors[active].process().wait_for_line("TRACE", LIMIT);
-    reload(&mut group, &new, "not reloaded [detector] ping_interval_ms: not set -> 90");
+    reload(&mut group, &new, "not reloaded [log] format: not set -> json");
 
     let old = group.primary();
     group.redis[old].kill();
     group.redis[old].restart();
     let after = group.settled();
     assert_eq!(after.primary.addr, other, "{never} is never promoted now");
+}
+
+/// SIGHUP: a path more is watched at once, and one that is not in the file any more is left alone; the others go on.
+#[test]
+fn services_come_and_go_by_a_reload() {
+    let mut group = Group::of(1).start();
+    group.settled();
+    let load = group.load();
+    load.wait_for_writes(50, LIMIT);
+    let (first, hosts) = (Redis::start(), group.zookeeper.hosts());
+    let (second, path) = (Redis::start(), "/the_red/storage/users");
+    let (primary, secondary) = (first.endpoint().to_string(), second.endpoint().to_string());
+    let seed = ["--hosts", &hosts, "--path", path, "--primary", &primary, "--secondary", &secondary];
+    let (code, said) = programs::run("zoo-setup", &seed, LIMIT);
+    assert_eq!(code, 0, "{said}");
+    let both = format!("{},{path}", group.path());
+    let shown = |group: &Group, monitor: usize, service: &str| {
+        let services = group.monitors[monitor].services();
+        services.into_iter().find(|one| one["service"] == service)
+    };
+    let texts: Vec<_> =
+        group.monitors.iter().map(|one| std::fs::read_to_string(one.file()).expect("a file")).collect();
+    for (monitor, text) in texts.iter().enumerate() {
+        let text = text.replace(&format!("path = {}\n", group.path()), &format!("path = {both}\n"));
+        group.monitors[monitor].write_file(&text);
+        group.monitors[monitor].process().signal(Signal::Hup);
+        group.monitors[monitor].process().wait_for_line("reloaded [zookeeper] path: ", LIMIT);
+    }
+    let active = group.wait_for_active();
+    wait::until("users is served", LIMIT, || {
+        let users = shown(&group, active, "users").ok_or("not shown")?;
+        let served = users["phase"] == "serving" && users["primary"] == primary.as_str();
+        wait::holds(served && users["in_sync"] == serde_json::json!([secondary]), || users.to_string())
+    });
+    for (monitor, text) in texts.iter().enumerate() {
+        group.monitors[monitor].write_file(text);
+        group.monitors[monitor].process().signal(Signal::Hup);
+        group.monitors[monitor].process().wait_for_line("not watched any more", LIMIT);
+        assert_eq!(shown(&group, monitor, "users"), None);
+    }
+    // What is not watched is left as it is.
+    assert!(first.is_primary() && !second.is_primary());
+    load.wait_for_writes(50, LIMIT);
+    group.settled();
+    load.stop().assert_clean();
 }

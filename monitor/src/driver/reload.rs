@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use failover::Event;
-use settings::{Change, Problems};
+use settings::{Change, Problems, ZookeeperSettings};
+use topology::ZnodePath;
 use tracing::{error, info, warn};
 
 use super::Driver;
@@ -12,7 +13,8 @@ use crate::config::Config;
 use crate::log;
 
 /// Sections and keys that are adopted; an empty key stands for the whole section.
-const ADOPTED: [(&str, &str); 3] = [("failover", ""), ("hooks", ""), ("log", "level")];
+const ADOPTED: [(&str, &str); 5] =
+    [("detector", ""), ("failover", ""), ("hooks", ""), ("log", "level"), ("zookeeper", "path")];
 
 impl Driver {
     /// The file was read again.
@@ -33,6 +35,8 @@ impl Driver {
         others.iter().for_each(|change| warn!("not reloaded {change} (restart the monitor)"));
         let mut config = (*self.around.config).clone();
         adopted.iter().for_each(|change| config.source.adopt(&newer.source, change));
+        config.zookeeper.path = newer.zookeeper.path;
+        config.detector = newer.detector;
         config.failover = newer.failover;
         config.hooks = newer.hooks;
         config.log.level = newer.log.level;
@@ -44,8 +48,32 @@ impl Driver {
         log::set_level(config.log.level);
         self.hooks.replace(config.hooks.clone());
         let limits = config.limits();
+        self.around
+            .detector
+            .send_if_modified(|detector| std::mem::replace(detector, config.detector) != config.detector);
         self.around.config = Arc::new(config);
         self.all_groups(&Event::Limits(limits));
+        self.watch_configured();
+    }
+
+    /// Watches what stands in `[zookeeper] path` now, and what does not stand there any more only if it was discovered.
+    fn watch_configured(&mut self) {
+        let ZookeeperSettings { path: wanted, discover, .. } = self.around.config.zookeeper.clone();
+        let is_discovered = |path: &ZnodePath| {
+            discover.as_ref().is_some_and(|parent| parent.child(path.name()).as_ref() == Ok(path))
+        };
+        let mut left = Vec::new();
+        for (name, service) in &mut self.services {
+            service.discovered = !wanted.contains(&service.path);
+            if service.discovered && !is_discovered(&service.path) {
+                left.push(name.clone());
+            }
+        }
+        for name in left {
+            info!(service = name, "not watched any more");
+            self.remove_service(&name);
+        }
+        wanted.into_iter().for_each(|path| self.add_service(path, false));
     }
 }
 

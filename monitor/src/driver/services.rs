@@ -47,7 +47,11 @@ impl Driver {
 
     pub(super) fn remove_service(&mut self, name: &str) {
         let Some(service) = self.services.remove(name) else { return };
-        info!(service = name, "{} is gone; not watched any more", service.path);
+        let asked: Vec<u64> =
+            self.requests.iter().filter(|(_, (of, ..))| of == name).map(|(number, _)| *number).collect();
+        for (_, _, answer) in asked.iter().filter_map(|number| self.requests.remove(number)) {
+            let _ = answer.send(None); // whoever asked may be gone
+        }
         self.change_note(service.noted.1);
         self.metrics.forget(name);
         self.hooks.forget(name);
@@ -70,7 +74,10 @@ impl Driver {
             .filter(|(name, service)| service.discovered && !names.contains(name))
             .map(|(name, _)| name.clone())
             .collect();
-        gone.iter().for_each(|name| self.remove_service(name));
+        for name in gone {
+            info!(service = name, "gone from {parent}; not watched any more");
+            self.remove_service(&name);
+        }
         self.ignored.retain(|path| names.iter().any(|name| name == path.name()));
         for name in names {
             match parent.child(name) {
@@ -201,8 +208,8 @@ impl Driver {
             Action::Edited(to, outcome) => self.edited(name, &to, outcome.as_ref()),
             Action::Answer(number, outcome) => {
                 let asked = self.requests.remove(&number);
-                self.answered(name, asked.as_ref().map(|(request, _)| request), &outcome);
-                if let Some((_, answer)) = asked {
+                self.answered(name, asked.as_ref().map(|(_, request, _)| request), &outcome);
+                if let Some((_, _, answer)) = asked {
                     let _ = answer.send(Some(outcome)); // whoever asked may be gone
                 }
             }
@@ -216,7 +223,7 @@ impl Driver {
             return;
         }
         self.asked += 1;
-        self.requests.insert(self.asked, (request.clone(), answer));
+        self.requests.insert(self.asked, (name.to_owned(), request.clone(), answer));
         self.group(name, Event::Asked(self.asked, request));
     }
 

@@ -176,6 +176,8 @@ pub(crate) struct Driver {
     display: Display,
     metrics: Metrics,
     quiet: Quiet,
+    /// How long this monitor stood still when it last did, when that was, and the same in milliseconds since 1970.
+    stood_still: Option<(Duration, Time, u64)>,
     /// When the loop meant to wake at the latest.
     planned: Time,
     next_beat: Time,
@@ -237,6 +239,7 @@ impl Driver {
             display: Display::new(),
             metrics: Metrics::new(),
             quiet: Quiet::default(),
+            stood_still: None,
             planned: Time::MAX,
             next_beat: Time::ZERO,
             bad_heartbeats: 0,
@@ -298,6 +301,9 @@ impl Driver {
         // A quarter of down_after at most: with the age of the last probe, a longer stall could pass for silence.
         if late > self.heartbeat().min(self.around.config.detector.down_after / 4) {
             let late_ms = late.as_millis() as u64;
+            self.metrics.stalls.inc();
+            self.stood_still = Some((late, now, now_ms()));
+            self.display.touch();
             match self.quiet.is_due("stood still", now) {
                 true => warn!(late_ms, "this monitor stood still; silence is measured anew"),
                 false => debug!(late_ms, "this monitor stood still again"),

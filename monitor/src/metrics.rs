@@ -85,6 +85,7 @@ pub(crate) struct Metrics {
     pub(crate) zookeeper_connected: Gauge,
     pub(crate) peer_up: Gauge,
     pub(crate) ignored_services: Counter,
+    pub(crate) stalls: Counter,
     pub(crate) bad_heartbeats: Gauge<u64, AtomicU64>,
     backend_up: Family<OfBackend, Gauge>,
     lag: Family<OfBackend, Gauge>,
@@ -128,6 +129,7 @@ impl Metrics {
             primary_up: Family::default(),
             damaged: Family::default(),
             ignored_services: Counter::default(),
+            stalls: Counter::default(),
             bad_heartbeats: Gauge::default(),
             probe_seconds: Seconds::new_with_constructor(probe_histogram),
             known: BTreeMap::new(),
@@ -146,6 +148,11 @@ impl Metrics {
             "zookeeper_connected",
             "1 while a ZooKeeper server answers, else 0",
             new.zookeeper_connected.clone(),
+        );
+        r.register(
+            "stalls",
+            "Times that this monitor itself stood still longer than a heartbeat or a quarter of down_after_ms",
+            new.stalls.clone(),
         );
         r.register("peer_up", "1 while the peer monitor's heartbeats come, else 0", new.peer_up.clone());
         r.register("backend_up", "1 while the Redis server answers probes, else 0", new.backend_up.clone());

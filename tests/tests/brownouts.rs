@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use world::group::Group;
-use world::wait;
+use world::{programs, wait};
 
 const LIMIT: Duration = Duration::from_secs(20);
 /// Four times `down_after_ms`.
@@ -201,4 +201,31 @@ fn a_primary_without_room_is_shown() {
     group.redis[primary].cmd(&["BGSAVE"]);
     assert_eq!(shown(&group, "up"), Some(0.0));
     group.monitors[active].process().wait_for_line("has room for writes again", LIMIT);
+}
+
+/// It is the monitor that was away, not the servers: nobody is taken for dead, and whoever looks is told.
+#[test]
+fn a_monitor_that_stood_still_says_so() {
+    let mut group = Group::of(1).apis(0).start();
+    let before = group.settled();
+    let active = group.wait_for_active();
+    let stalls = |group: &Group| group.monitors[active].metric("albireo_stalls_total").expect("a metric");
+    let counted = stalls(&group);
+    group.monitors[active].process().pause();
+    // Longer than a heartbeat, and shorter than what makes the other one take the lead: two of them.
+    std::thread::sleep(Duration::from_millis(350));
+    group.monitors[active].process().resume();
+    wait::until("the stall is counted", LIMIT, || {
+        wait::holds(stalls(&group) > counted, || "not counted".to_owned())
+    });
+    let shown = group.monitors[active].get("/services").json()["monitors"][0]["stood_still"].clone();
+    assert!(shown["ms"].as_u64().is_some_and(|ms| ms >= 50), "{shown}");
+    let file = group.monitors[active].file().display().to_string();
+    let (_, said) = programs::run("monitor", &["status", &file], LIMIT);
+    // The lead may have moved, for a machine with other work may stop a process longer than was asked for.
+    if group.wait_for_active() == active {
+        assert!(said.contains("IT STOOD STILL for "), "{said}");
+    }
+    let after = group.settled();
+    assert_eq!((after.promoted, after.primary), (before.promoted, before.primary));
 }

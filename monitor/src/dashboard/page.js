@@ -166,6 +166,9 @@ function alarms() {
       const since = away > 0 ? ` for ${span(away)}` : "";
       all.push(`ZooKeeper does not answer this monitor${since}. What is published stays in force; no failover is possible.`);
     }
+    if (me?.stood_still) {
+      all.push(`This monitor itself stood still for ${millis(me.stood_still.ms)} until ${moment(me.stood_still.when_ms)}: too little processor or memory for it. What it hears of servers since then counts anew.`);
+    }
     if (!status.leader) all.push("No monitor leads: nobody would act if a primary died.");
     const silent = status.monitors.find((monitor) => monitor.state === "SILENT");
     if (silent) all.push(`The peer monitor${silent.name && silent.name !== status.me ? ` ${silent.name}` : ""} is silent.`);

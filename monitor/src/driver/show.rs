@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use binary_star::{Handle, State as PairState};
-use failover::Health;
+use failover::{Health, Time};
 use serde_json::{Value, json};
 use topology::zookeeper::SessionPhase;
 
 use super::Driver;
 use crate::admin::Question;
 use crate::status;
+
+/// A stall of this monitor is shown for so long.
+const STOOD_STILL_SHOWN: Duration = Duration::from_secs(60);
 
 impl Driver {
     pub(super) fn answer(&mut self, question: &Question) -> Value {
@@ -31,7 +34,7 @@ impl Driver {
             "name": self.me.name, "role": self.around.config.role_word(), "state": state,
             "active": self.reign.is_some(), "version": env!("CARGO_PKG_VERSION"),
             "zookeeper": self.session.is_some_and(|s| s.phase == SessionPhase::Connected),
-            "admin": self.around.config.admin.announce,
+            "admin": self.around.config.admin.announce, "stood_still": self.stood_still(now),
         })];
         if let Some(pair) = &self.pair {
             let peer = pair.peer();
@@ -69,6 +72,15 @@ impl Driver {
             self.services.values().map(|service| status::service(service, self.age(), now)).collect();
         let leader = if self.reign.is_some() { Some(self.me.name.as_str()) } else { self.lead.holder() };
         json!({"me": self.me.name, "leader": leader, "monitors": monitors, "services": services})
+    }
+
+    /// That this monitor itself stood still a short while ago: what it says of silence since then is young.
+    fn stood_still(&self, now: Time) -> Value {
+        let recent = self.stood_still.filter(|(_, at, _)| now.saturating_sub(*at) < STOOD_STILL_SHOWN);
+        recent.map_or(
+            Value::Null,
+            |(late, _, when_ms)| json!({"ms": late.as_millis() as u64, "when_ms": when_ms}),
+        )
     }
 
     /// How long ago what is known of the services was known to be the present: zero while ZooKeeper answers, none if it

@@ -57,12 +57,16 @@ fn monitors(document: &Value) -> String {
             Some(false) => "ZOOKEEPER DOES NOT ANSWER IT",
             None => "",
         };
+        let still = monitor["stood_still"]["ms"].as_u64().map(|ms| {
+            let at = monitor["stood_still"]["when_ms"].as_u64().map(when::utc).unwrap_or_default();
+            format!("; IT STOOD STILL for {} until {at}", span(ms))
+        });
         rows.push(row([
             text(&monitor["name"]),
             text(&monitor["state"]),
             leads,
             text(&monitor["version"]),
-            store,
+            &format!("{store}{}", still.unwrap_or_default()),
         ]));
     }
     if rows.len() == 1 {
@@ -248,11 +252,16 @@ posts  primary a:1  epoch 7  serving
         stale["members"][0]["health"] = json!("silent");
         stale["risk"] =
             json!({"takes_over": null, "text": "a:1 is lost, and NOBODY can take over, because ..."});
-        let document = json!({"monitors": [], "services": [service("posts"), paused, stale]});
+        let stalled = json!({
+            "name": "primary", "state": "ACTIVE", "active": true, "version": "0.1.0", "zookeeper": true,
+            "stood_still": {"ms": 320, "when_ms": 1_795_281_633_000_u64},
+        });
+        let document = json!({"monitors": [stalled], "services": [service("posts"), paused, stale]});
         let out = status(&document, Some("no monitor leads"));
         let at = |what: &str| out.find(what).unwrap_or_else(|| panic!("`{what}` is missing: {out}"));
         assert!(at("NOT ANSWERED BY A MONITOR THAT LEADS: no monitor leads") < at("users"));
         assert!(at("users") < at("posts") && at("likes") < at("posts"), "{out}");
+        at("ZooKeeper answers it; IT STOOD STILL for 320 ms until 2026-11-21 17:20:33Z");
         at("PAUSED since 2026-11-21 17:20:33Z by 10.0.0.1: NO FAILOVER HAPPENS");
         at("RISK   a:1 is lost, and NOBODY can take over");
         at("STALE  ZooKeeper has not answered for 12 s");

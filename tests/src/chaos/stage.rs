@@ -58,7 +58,8 @@ impl Stage {
             monitors: MONITORS.map(|name| hosts.host(name)).into(),
             api: hosts.host("a0"),
         };
-        let builder = Group::of(2).places(places).apis(0);
+        // With a token an operator may ask from any host.
+        let builder = Group::of(2).places(places).apis(0).monitor_key("admin", "token", "of-the-operator");
         let mut group = scenario.redis.iter().fold(builder, |builder, line| builder.redis_line(line)).start();
         if !scenario.redis.is_empty() {
             // As is wise for servers with persistence: what they come back with is the monitors' affair.

@@ -237,6 +237,7 @@ fn state(record: &Record, servers: u8) -> State {
         run_id: run_id(member.process),
         since: member.since.into(),
         replid: text(member.replid),
+        later: Vec::new(),
     };
     State {
         epoch: record.epoch.into(),

@@ -30,7 +30,7 @@ pub enum Disqualified {
         /// The epoch with which it entered.
         since: u64,
     },
-    /// Its replication id is neither the primary's nor the one of its own entry.
+    /// Its replication id is neither the primary's nor one of its own entry.
     OtherHistory,
     /// Its priority is 0.
     Never,
@@ -70,7 +70,7 @@ pub fn refusal(state: &State, entry: &InSync, seen: &Observation) -> Option<Disq
         Fence::Absent | Fence::Unreadable => return Some(Disqualified::NoFence),
     };
     let recorded = &state.primary.replid;
-    let known = !seen.replid.is_empty() && (seen.replid == entry.replid || seen.replid == *recorded);
+    let known = !seen.replid.is_empty() && (entry.may_stand_at(&seen.replid) || seen.replid == *recorded);
     // While the new primary's replication id is not recorded yet, its stamp proves as much.
     let stamped = recorded.is_empty() && fence >= state.promoted;
     (!known && !stamped).then_some(Disqualified::OtherHistory)

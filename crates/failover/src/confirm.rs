@@ -202,6 +202,7 @@ mod tests {
             run_id: "r".into(),
             since: 1,
             replid: "h".into(),
+            later: Vec::new(),
         }
     }
 

@@ -553,13 +553,13 @@ pub(crate) fn promotion(
     for entry in others().filter(eligible) {
         let replid =
             view.current(&entry.addr, now).map_or_else(|| entry.replid.clone(), |s| s.replid.clone());
-        in_sync.push(InSync { replid, ..entry.clone() });
+        in_sync.push(InSync { replid, later: Vec::new(), ..entry.clone() }.after(&old.primary.replid));
     }
     in_sync.extend(further);
     let min_in_sync = view.limits.min_in_sync(old.members.len());
     if in_sync.len() < min_in_sync as usize {
         let unseen = others().filter(|entry| !in_sync.iter().any(|kept| kept.addr == entry.addr));
-        in_sync.extend(unseen.cloned().collect::<Vec<_>>());
+        in_sync.extend(unseen.map(|entry| entry.clone().after(&old.primary.replid)).collect::<Vec<_>>());
     }
     let floor = (in_sync.len() < min_in_sync as usize).then(|| old.floor());
     State {

@@ -187,6 +187,7 @@ pub fn entering(view: &View, state: &State, addr: &Endpoint, now: Time) -> Resul
         run_id: seen.run_id.clone(),
         since: state.epoch + 1,
         replid: seen.replid.clone(),
+        later: Vec::new(),
     })
 }
 

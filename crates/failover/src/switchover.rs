@@ -142,6 +142,7 @@ fn hand_over(view: &View, state: &State, to: &InSync, held: &Observation, now: T
         run_id: state.primary.run_id.clone(),
         since: state.epoch,
         replid: held.replid.clone(),
+        later: Vec::new(),
     };
     let from = PrimaryRef { replid: held.replid.clone(), ..state.primary.clone() };
     let next = State { from: Some(from), ..promotion(view, state, to, seen, Some(old), &because, now) };
@@ -227,6 +228,7 @@ fn give_back(view: &View, state: &State, from: &PrimaryRef, held: &Observation, 
             run_id: to.run_id.clone(),
             since: fence,
             replid: seen.replid.clone(),
+            later: Vec::new(),
         }),
         // As it was recorded before, if that is known.
         Some((_, Fence::Absent | Fence::Unreadable)) | None => {

@@ -114,3 +114,39 @@ fn an_offset_counts_only_if_it_was_asked_for_after_the_loss() {
     scene.seen("b", replica("b", "a", true, 999));
     assert_eq!(best(scene.group.view(), &record(), lost, scene.now), Some(at("b")));
 }
+
+/// c followed a (h2) before it fell silent, and nobody saw it there: its entry still says h1. It holds all that was confirmed.
+#[test]
+fn one_that_nobody_heard_may_stand_at_the_history_of_any_primary_since() {
+    let mut state = record();
+    state.primary.replid = "h2".into();
+    let mut scene = Scene::leading(state.clone());
+    scene.pass(1);
+    scene.event(Event::Closed(at("c"))); // silent from here on
+    scene.pass(600);
+    scene.kill("a");
+    scene.pass(1);
+    scene.seen("b", Observation { replid: "h2".into(), ..replica("b", "a", false, 100) });
+    let next = scene.published_last().expect("b takes over");
+    assert_eq!((next.epoch, &next.primary.addr), (4, &at("b")));
+    let c = next.in_sync(&at("c")).expect("min_in_sync keeps it").clone();
+    assert_eq!((c.replid.as_str(), c.later.as_slice()), ("h1", &["h2".to_owned()][..]));
+
+    // b dies before c is heard; the record may or may not have its replication id.
+    for recorded in ["", "h3"] {
+        let mut state = next.clone();
+        state.primary.replid = recorded.into();
+        let seen = |replid: &str| Observation { replid: replid.into(), ..replica("c", "a", false, 100) };
+        for known in ["h1", "h2"] {
+            assert_eq!(refusal(&state, &c, &seen(known)), None, "{known}");
+        }
+        assert_eq!(refusal(&state, &c, &seen("h9")), Some(Disqualified::OtherHistory));
+    }
+    // Once heard, it stands where it was seen, or at the primary that is replaced.
+    let heard = topology::InSync { replid: "h2".into(), later: Vec::new(), ..c };
+    assert_eq!(heard.clone().after("h2"), heard);
+    assert_eq!(heard.clone().after(""), heard);
+    let many = (0..20).fold(heard, |entry, at| entry.after(&format!("p{at}")));
+    assert_eq!(many.later.len(), topology::LATER_MAX);
+    assert!(many.may_stand_at("p0") && !many.may_stand_at("p19"), "the earliest stay");
+}

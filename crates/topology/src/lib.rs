@@ -24,4 +24,4 @@ pub use announcement::{Topology, TopologyError};
 pub use endpoint::{Endpoint, EndpointError, ZnodePath, ZnodePathError};
 pub use layout::{Layout, LeaderRecord, MonitorRecord, PausedRecord};
 pub use object::from_object;
-pub use state::{InSync, LAST_EPOCH, Phase, PrimaryRef, State, StateError};
+pub use state::{InSync, LAST_EPOCH, LATER_MAX, Phase, PrimaryRef, State, StateError};

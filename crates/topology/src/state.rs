@@ -76,6 +76,28 @@ pub struct InSync {
     pub since: u64,
     /// The replication id that it had when it was last seen by a publication.
     pub replid: String,
+    /// Those of primaries since then, which it may have followed without being seen to; at most [`LATER_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub later: Vec<String>,
+}
+
+/// A replica that nobody hears through more promotions than this stands at an earlier one of them.
+pub const LATER_MAX: usize = 8;
+
+impl InSync {
+    /// Whether this is a replication id under which it may stand.
+    pub fn may_stand_at(&self, replid: &str) -> bool {
+        self.replid == replid || self.later.iter().any(|later| later == replid)
+    }
+
+    /// The same, after a primary with this replication id was replaced.
+    #[must_use]
+    pub fn after(mut self, replid: &str) -> Self {
+        if !replid.is_empty() && !self.may_stand_at(replid) && self.later.len() < LATER_MAX {
+            self.later.push(replid.into());
+        }
+        self
+    }
 }
 
 /// How far the last promotion is.

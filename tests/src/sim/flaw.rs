@@ -569,6 +569,7 @@ impl Sim {
                         run_id: s.run_id.clone(),
                         since: next.epoch,
                         replid: s.replid_text(),
+                        later: Vec::new(),
                     });
                 }
             }

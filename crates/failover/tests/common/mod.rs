@@ -30,7 +30,14 @@ pub(crate) fn run(name: &str) -> String {
 }
 
 pub(crate) fn entry(name: &str, since: u64) -> InSync {
-    InSync { addr: at(name), seen_as: format!("{name}:1"), run_id: run(name), since, replid: "h1".into() }
+    InSync {
+        addr: at(name),
+        seen_as: format!("{name}:1"),
+        run_id: run(name),
+        since,
+        replid: "h1".into(),
+        later: Vec::new(),
+    }
 }
 
 /// Epoch 3: a serves, b (since 2) and c (since 3) are in sync.

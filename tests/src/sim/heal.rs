@@ -1,7 +1,7 @@
 //! How a run has to end: within a bound after the last fault all live servers are in their recorded roles, and the
 //! announcement and the pair agree, unless nobody is left who may be promoted.
 
-use failover::{ColdStart, Reason, candidate};
+use failover::{ColdStart, Disqualified, Reason, candidate};
 use topology::{Endpoint, Phase, State};
 
 use super::End;
@@ -167,7 +167,10 @@ impl Sim {
         }
         let refused = state.in_sync.iter().all(|entry| {
             let at = index(&entry.addr);
-            !self.servers[at].up || candidate::refusal(&state, entry, &self.observe(at)).is_some()
+            let why = candidate::refusal(&state, entry, &self.observe(at));
+            // R4 refuses a history that it does not know; of a server that holds everything it has to know it.
+            let whole = self.oracle.acknowledged.first_not_in(&self.servers[at].data.has).is_none();
+            !self.servers[at].up || why.is_some_and(|why| why != Disqualified::OtherHistory || !whole)
         });
         if refused { self.cold_excuse(&state) } else { None }
     }

@@ -125,7 +125,7 @@ impl Config {
     pub(crate) fn login(&self, server: &Endpoint) -> wire::Login {
         let credentials = self.redis.credentials(server);
         let password = credentials.password.map(|password| password.text().to_owned());
-        wire::Login { username: credentials.username, password }
+        wire::Login { username: credentials.username, password, tls: credentials.tls.flatten() }
     }
 }
 

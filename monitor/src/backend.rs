@@ -148,6 +148,10 @@ impl<R: Fn(Report)> Probe<R> {
                         self.troubled(Trouble::Login, words);
                         every.reset_after(self.target.detector().ping_interval);
                     }
+                    Err(error @ OpenError::Tls(_)) => {
+                        self.troubled(Trouble::Login, error.to_string());
+                        every.reset_after(self.target.detector().ping_interval);
+                    }
                     Err(OpenError::TurnedAway(words)) => {
                         self.troubled(Trouble::Strange, words);
                         every.reset_after(self.target.detector().ping_interval);

@@ -130,6 +130,9 @@ async fn server(config: &Config, addr: &Endpoint, report: &mut Report) {
         Err(error @ OpenError::Login(_)) => {
             return report.bad(&what, &format!("{error} ([redis] username, password)"));
         }
+        Err(error @ OpenError::TimedOut) if config.login(addr).tls.is_some() => {
+            return report.bad(&what, &format!("{error} (does that port speak TLS?)"));
+        }
         Err(error) => return report.bad(&what, &error.to_string()),
     };
     let questions = [

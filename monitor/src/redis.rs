@@ -286,7 +286,7 @@ pub(crate) fn render(deed: &Deed, secret: &Secret, users: &[String]) -> Vec<Comm
             cmd!["CONFIG", "SET", "masterauth", secret.password(*promoted, run_id)],
         ],
         Deed::UseLogin(primary) => {
-            let Login { username, password } = (secret.login)(primary);
+            let Login { username, password, .. } = (secret.login)(primary);
             vec![
                 cmd!["CONFIG", "SET", "masteruser", username.unwrap_or_default()],
                 cmd!["CONFIG", "SET", "masterauth", password.unwrap_or_default()],

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 use topology::{Endpoint, Layout, Phase, State, Topology, ZnodePath};
 
+use crate::certificates::Certificates;
 use crate::load::{Load, Options};
 use crate::programs::{self, Ini, Launch, Program};
 use crate::redis::{Redis, Settings};
@@ -49,6 +50,7 @@ pub struct Builder {
     path: String,
     places: Places,
     redis_lines: Vec<String>,
+    tls: Option<Certificates>,
     monitor_ini: Ini,
     api_ini: Ini,
     sentinel: bool,
@@ -91,6 +93,7 @@ impl Group {
             path: "/the_red/storage/posts".to_owned(),
             places: Places::default(),
             redis_lines: Vec::new(),
+            tls: None,
             monitor_ini: Ini::new(),
             api_ini: Ini::new(),
             sentinel: false,
@@ -127,6 +130,20 @@ impl Builder {
     #[must_use]
     pub fn redis_line(mut self, line: &str) -> Self {
         self.redis_lines.push(line.to_owned());
+        self
+    }
+
+    /// Everybody speaks TLS with the Redis servers, and they with each other.
+    #[must_use]
+    pub fn tls(mut self, certificates: &Certificates) -> Self {
+        self.tls = Some(certificates.clone());
+        let files = [("tls_ca", "ca.pem"), ("tls_cert", "client.pem"), ("tls_key", "client.key")];
+        let on = |ini: Ini| ini.set("redis", "tls", "on");
+        let ini = files
+            .iter()
+            .fold(on(Ini::new()), |ini, (key, file)| ini.set("redis", key, certificates.text(file)));
+        self.monitor_ini = self.monitor_ini.and(&ini);
+        self.api_ini = self.api_ini.and(&ini);
         self
     }
 
@@ -182,8 +199,11 @@ impl Builder {
             for line in &self.redis_lines {
                 settings = settings.line(line);
             }
+            if let Some(certificates) = &self.tls {
+                settings = settings.tls(certificates);
+            }
             if let Some(primary) = redis.first() {
-                settings = settings.replica_of(primary.addr());
+                settings = settings.replica_of(primary.known_as());
                 if self.one_port {
                     settings = settings.port(primary.addr().port());
                 }

@@ -14,6 +14,7 @@
 //! What goes wrong here panics with a sentence: the caller is a test or a demo and can do nothing better.
 
 pub mod browser;
+pub mod certificates;
 pub mod chaos;
 pub mod fuzz;
 pub mod group;

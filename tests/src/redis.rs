@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::certificates::Certificates;
 use crate::process::Start;
 use crate::resp::{Connection, Reply};
 use crate::{Host, Process, WorkDir, wait};
@@ -27,6 +28,7 @@ pub struct Settings {
     port: u16,
     lines: Vec<String>,
     replica_of: Option<SocketAddr>,
+    tls: Option<(u16, Certificates)>,
 }
 
 impl Default for Settings {
@@ -38,13 +40,21 @@ impl Default for Settings {
 impl Settings {
     /// A primary on a free port of this host, without persistence.
     pub fn on(host: &Host) -> Self {
-        Self { host: host.clone(), port: host.free_port(), lines: Vec::new(), replica_of: None }
+        Self { host: host.clone(), port: host.free_port(), lines: Vec::new(), replica_of: None, tls: None }
     }
 
     /// A further line of its configuration file; later lines win.
     #[must_use]
     pub fn line(mut self, line: &str) -> Self {
         self.lines.push(line.to_owned());
+        self
+    }
+
+    /// The address by which it is known takes TLS only, also for replication, and wants to know its clients. The plain port
+    /// stays for the test's own questions.
+    #[must_use]
+    pub fn tls(mut self, certificates: &Certificates) -> Self {
+        self.tls = Some((self.host.free_port(), certificates.clone()));
         self
     }
 
@@ -86,6 +96,12 @@ impl Settings {
             self.port,
             dir.path().display()
         );
+        if let Some((port, files)) = &self.tls {
+            let (certificate, key, ca) =
+                (files.text("server.pem"), files.text("server.key"), files.text("ca.pem"));
+            text += &format!("tls-port {port}\ntls-cert-file {certificate}\ntls-key-file {key}\n");
+            text += &format!("tls-ca-cert-file {ca}\ntls-replication yes\ntls-auth-clients yes\n");
+        }
         if let Some(primary) = self.replica_of {
             text += &format!("replicaof {} {}\n", primary.ip(), primary.port());
         }
@@ -104,14 +120,19 @@ impl Redis {
         Settings::default().start()
     }
 
-    /// Where it listens.
+    /// Where it listens without TLS.
     pub fn addr(&self) -> SocketAddr {
         self.settings.host.at(self.settings.port)
     }
 
-    /// Its address as Albireo writes it.
+    /// Where others reach it.
+    pub fn known_as(&self) -> SocketAddr {
+        self.settings.tls.as_ref().map_or(self.addr(), |(port, _)| self.settings.host.at(*port))
+    }
+
+    /// The same as Albireo writes it.
     pub fn endpoint(&self) -> topology::Endpoint {
-        self.addr().into()
+        self.known_as().into()
     }
 
     /// Where it runs.

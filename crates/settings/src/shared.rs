@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tls::{Identity, Part, Tls, TlsError};
 use topology::{Endpoint, ZnodePath};
 
 use crate::ensemble::Ensemble;
@@ -167,15 +168,18 @@ pub struct Credentials {
     pub username: Option<String>,
     /// The password.
     pub password: Option<Secret>,
+    /// `tls`: `Some(None)` is `off`.
+    pub tls: Option<Option<Tls>>,
 }
 
 impl RedisSettings {
     /// Reads `[redis]` and every `[redis:HOST:PORT]`.
     pub fn read(reader: &mut Reader<'_>) -> Self {
-        let shared = Credentials::read(&mut reader.section(REDIS.name()), false);
+        let nothing = TlsKeys::default();
+        let (shared, tls) = Credentials::read(&mut reader.section(REDIS.name()), false, &nothing);
         let mut members = BTreeMap::new();
         for (address, name) in reader.addresses(REDIS_MEMBER.name()) {
-            let own = Credentials::read(&mut reader.section(&name), shared.password.is_some());
+            let (own, _) = Credentials::read(&mut reader.section(&name), shared.password.is_some(), &tls);
             if members.insert(address, own).is_some() {
                 reader.section(&name).refuse_section("the same server has another section");
             }
@@ -189,19 +193,91 @@ impl RedisSettings {
         Credentials {
             username: own.and_then(|own| own.username.clone()).or_else(|| self.shared.username.clone()),
             password: own.and_then(|own| own.password.clone()).or_else(|| self.shared.password.clone()),
+            tls: own.and_then(|own| own.tls.clone()).or_else(|| self.shared.tls.clone()),
         }
     }
 }
 
 impl Credentials {
-    /// With `inherits` a shared password stands in for a missing one.
-    fn read(section: &mut SectionReader<'_, '_>, inherits: bool) -> Self {
-        section.no_tls_yet();
-        let read = Self { username: section.text("username"), password: section.secret("password") };
-        if read.username.is_some() && !inherits && !section.has("password") {
+    /// With `inherits` a shared password stands in for a missing one, and every key of TLS for a missing one.
+    fn read(section: &mut SectionReader<'_, '_>, inherits: bool, shared: &TlsKeys) -> (Self, TlsKeys) {
+        let (username, password) = (section.text("username"), section.secret("password"));
+        if username.is_some() && !inherits && !section.has("password") {
             section.refuse("username", "a username needs a password");
         }
-        read
+        let (tls, keys) = TlsKeys::read(section, shared);
+        (Self { username, password, tls }, keys)
+    }
+}
+
+/// The keys of TLS as they stand in a section, or in the one above it.
+#[derive(Debug, Clone, Default)]
+struct TlsKeys {
+    on: Option<bool>,
+    ca: Option<Secret>,
+    certificate: Option<Secret>,
+    key: Option<Secret>,
+}
+
+impl TlsKeys {
+    /// What the section says about TLS, if anything, and the keys for the sections below it.
+    fn read(section: &mut SectionReader<'_, '_>, above: &Self) -> (Option<Option<Tls>>, Self) {
+        let on = section.choice("tls", &[("on", true), ("off", false)]);
+        let own = Self {
+            on,
+            ca: section.secret_file("tls_ca"),
+            certificate: section.secret_file("tls_cert"),
+            key: section.secret_file("tls_key"),
+        };
+        let says = ["tls", "tls_ca", "tls_cert", "tls_key"].iter().any(|key| section.has(key));
+        let keys = Self {
+            on: own.on.or(above.on),
+            ca: own.ca.or_else(|| above.ca.clone()),
+            certificate: own.certificate.or_else(|| above.certificate.clone()),
+            key: own.key.or_else(|| above.key.clone()),
+        };
+        let tls = says.then(|| keys.make(section));
+        (tls, keys)
+    }
+
+    fn make(&self, section: &mut SectionReader<'_, '_>) -> Option<Tls> {
+        if self.on != Some(true) {
+            let needless = ["tls_ca", "tls_cert", "tls_key"].into_iter().find(|key| section.has(key));
+            if let Some(key) = needless.filter(|_| self.on.is_none()) {
+                section.refuse(key, "has no effect without tls = on");
+            }
+            return None;
+        }
+        let Some(ca) = &self.ca else {
+            if !section.has("tls_ca") {
+                section
+                    .refuse("tls", "needs tls_ca, the file with the certificate of who signed the servers'");
+            }
+            return None;
+        };
+        let identity = match (&self.certificate, &self.key) {
+            (Some(certificate), Some(key)) => {
+                Some(Identity { certificate: certificate.expose(), key: key.expose() })
+            }
+            (None, None) => None,
+            (Some(_), None) if section.has("tls_key") => return None, // said already
+            (None, Some(_)) if section.has("tls_cert") => return None,
+            (Some(_), None) => {
+                section.refuse("tls_cert", "needs tls_key");
+                return None;
+            }
+            (None, Some(_)) => {
+                section.refuse("tls_key", "needs tls_cert");
+                return None;
+            }
+        };
+        let made = Tls::new(ca.expose(), identity);
+        let wrong = |error: &TlsError| match error.part {
+            Part::Ca => "tls_ca",
+            Part::Certificate => "tls_cert",
+            Part::Key => "tls_key",
+        };
+        made.map_err(|error| section.refuse(wrong(&error), &error.to_string())).ok()
     }
 }
 
@@ -357,6 +433,7 @@ mod tests {
         let creds = |user: &str, pass: &str| Credentials {
             username: Some(user.to_string()),
             password: Some(Secret::new(pass)),
+            tls: None,
         };
         assert_eq!(at("a:1"), creds("u", "q"));
         assert_eq!(at("b:1"), creds("v", "p"));
@@ -368,7 +445,20 @@ mod tests {
         for (text, problem) in [
             ("[redis]\nusername = u", "f:2: [redis] username = u: a username needs a password"),
             ("[redis:a:1]\nusername = u", "f:2: [redis:a:1] username = u: a username needs a password"),
-            ("[redis:a:1]\ntls_ca = x", "f:2: [redis:a:1] tls_ca = x: TLS is not yet available"),
+            ("[redis:a:1]\ntls_ca = good", "f:2: [redis:a:1] tls_ca = good: has no effect without tls = on"),
+            ("[redis]\ntls = yes", "f:2: [redis] tls = yes: expected on or off"),
+            ("[redis]\ntls = on", "f:2: [redis] tls = on: needs tls_ca"),
+            ("[redis]\ntls = on\ntls_ca = none", "f:3: [redis] tls_ca = none: the file none cannot be read"),
+            ("[redis]\ntls = on\ntls_ca = good", "f:3: [redis] tls_ca = good: no certificate in PEM"),
+            (
+                "[redis]\ntls = on\ntls_ca = good\ntls_cert = good",
+                "f:4: [redis] tls_cert = good: needs tls_key",
+            ),
+            (
+                "[redis]\ntls = on\ntls_ca = good\ntls_key = good",
+                "f:4: [redis] tls_key = good: needs tls_cert",
+            ),
+            ("[redis]\ntls = off\n[redis:a:1]\ntls = on", "f:4: [redis:a:1] tls = on: needs tls_ca"),
             ("[redis:A:1]\n[redis:a:1]", "f:2: [redis:a:1]: the same server has another section"),
             ("[redis]\npassword =", "f:2: [redis] password = ***: empty"),
         ] {

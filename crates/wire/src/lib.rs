@@ -22,6 +22,7 @@ mod command;
 mod info;
 mod link;
 mod reply;
+mod stream;
 
 pub use command::Command;
 pub use info::{InfoReply, ReplicaLink, Role, RoleError};

@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tls::Tls;
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use topology::Endpoint;
 
 use crate::reply::take_reply;
+use crate::stream::{self, ReadHalf, WriteHalf};
 use crate::{Command, InfoReply, Reply, cmd};
 
 /// The longest reply that is listened to, unless [`Receiver::limit`] says otherwise.
@@ -23,12 +23,18 @@ pub struct Login {
     pub username: Option<String>,
     /// Without a password no AUTH is sent.
     pub password: Option<String>,
+    /// Without it nothing is encrypted.
+    pub tls: Option<Tls>,
 }
 
 impl std::fmt::Debug for Login {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let password = self.password.as_ref().map(|_| "***");
-        f.debug_struct("Login").field("username", &self.username).field("password", &password).finish()
+        f.debug_struct("Login")
+            .field("username", &self.username)
+            .field("password", &password)
+            .field("tls", &self.tls)
+            .finish()
     }
 }
 
@@ -53,6 +59,9 @@ pub enum OpenError {
     /// The server greeted with an error and closed, as with too many clients.
     #[error("turned away: {0}")]
     TurnedAway(String),
+    /// No TLS could be agreed on, with the reason: another CA, another name, a certificate that the server does not take.
+    #[error("TLS: {0}")]
+    Tls(String),
     /// What answers there does not speak RESP.
     #[error("not a Redis server")]
     Protocol,
@@ -82,14 +91,14 @@ pub struct Link {
 /// The half that writes.
 #[derive(Debug)]
 pub struct Sender {
-    half: OwnedWriteHalf,
+    half: WriteHalf,
     buffer: BytesMut,
 }
 
 /// The half that listens.
 #[derive(Debug)]
 pub struct Receiver {
-    half: OwnedReadHalf,
+    half: ReadHalf,
     buffer: BytesMut,
     max_bytes: usize,
 }
@@ -115,7 +124,10 @@ impl Link {
         let stream = TcpStream::connect((addr.host(), addr.port())).await.map_err(|e| open_error(&e))?;
         let peer = stream.peer_addr().map_err(|e| open_error(&e))?;
         stream.set_nodelay(true).map_err(|e| open_error(&e))?;
-        let (read, write) = stream.into_split();
+        let (read, write) = match &login.tls {
+            Some(tls) => stream::encrypted(stream, tls, addr.host()).await?,
+            None => stream::plain(stream),
+        };
         let mut link = Self {
             peer,
             run_id: None,
@@ -143,6 +155,11 @@ impl Link {
             let reply = match self.receiver.next().await {
                 Ok(reply) => reply,
                 Err(LinkError::Protocol) => return Err(OpenError::Protocol),
+                // A server judges our certificate after its part of the handshake.
+                Err(LinkError::Closed) if login.tls.is_some() && self.greeting_error.is_none() => {
+                    let why = "closed after the handshake, as by a server that wants another certificate (tls_cert)";
+                    return Err(OpenError::Tls(why.to_owned()));
+                }
                 Err(LinkError::Closed) => {
                     return Err(self.greeting_error.take().map_or(OpenError::Closed, OpenError::TurnedAway));
                 }

@@ -162,7 +162,8 @@ async fn a_paused_server_is_silent_not_gone() {
 async fn passwords() {
     let server = Server::start(&["--requirepass", "right"]).await;
     let open = |username: Option<&str>, password: Option<&str>| {
-        let login = Login { username: username.map(str::to_owned), password: password.map(str::to_owned) };
+        let login =
+            Login { username: username.map(str::to_owned), password: password.map(str::to_owned), tls: None };
         assert!(!format!("{login:?}").contains("right"));
         let addr = server.addr.clone();
         async move { Link::open(&addr, &login, "x", LIMIT).await }
@@ -181,7 +182,7 @@ async fn a_server_that_is_busy_or_says_little() {
     let mut link = server.link().await;
     let user = cmd!["ACL", "SETUSER", "mute", "on", ">pw", "+@all", "-info", "~*"];
     assert!(link.call(&[user]).await.unwrap()[0].is_ok());
-    let login = Login { username: Some("mute".into()), password: Some("pw".into()) };
+    let login = Login { username: Some("mute".into()), password: Some("pw".into()), tls: None };
     let mute = Link::open(&server.addr, &login, "x", LIMIT).await.unwrap();
     assert!(mute.run_id().is_none());
     assert!(mute.greeting_error().is_some_and(|text| text.starts_with("NOPERM")));

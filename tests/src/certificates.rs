@@ -1,0 +1,60 @@
+//! A certificate authority of a test's own, made with `openssl`: what servers and clients need to believe each other.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::WorkDir;
+
+/// A folder with `ca.pem`, `server.pem`, `client.pem`, `other-ca.pem` and the keys (`.key`).
+#[derive(Debug, Clone)]
+pub struct Certificates(WorkDir);
+
+impl Certificates {
+    /// A CA, a server on 127.0.0.1 and `localhost`, a client, and another CA that signed neither.
+    #[track_caller]
+    pub fn new() -> Self {
+        let made = Self(WorkDir::new("certificates"));
+        for ca in ["ca", "other-ca"] {
+            made.openssl(&format!(
+                "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN={ca} \
+                 -keyout {ca}.key -out {ca}.pem"
+            ));
+        }
+        for (name, purpose) in [("server", "serverAuth,clientAuth"), ("client", "clientAuth")] {
+            let extensions =
+                format!("subjectAltName=IP:127.0.0.1,DNS:localhost\nextendedKeyUsage={purpose}\n");
+            std::fs::write(made.file(&format!("{name}.ext")), extensions).unwrap_or_else(|e| panic!("{e}"));
+            made.openssl(&format!(
+                "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN={name} -keyout {name}.key -out {name}.csr"
+            ));
+            made.openssl(&format!(
+                "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile {name}.ext -out {name}.pem"
+            ));
+        }
+        made
+    }
+
+    /// One of the files.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// The same as text, for configuration files.
+    pub fn text(&self, name: &str) -> String {
+        self.file(name).display().to_string()
+    }
+
+    #[track_caller]
+    fn openssl(&self, words: &str) {
+        let output =
+            Command::new("openssl").args(words.split_whitespace()).current_dir(self.0.path()).output();
+        let output = output.unwrap_or_else(|e| panic!("cannot run openssl: {e}"));
+        assert!(output.status.success(), "openssl {words}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+impl Default for Certificates {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -49,6 +49,7 @@ pub struct Builder {
     apis: usize,
     path: String,
     places: Places,
+    zookeepers: usize,
     redis_lines: Vec<String>,
     tls: Option<Certificates>,
     monitor_ini: Ini,
@@ -92,6 +93,7 @@ impl Group {
             apis: 1,
             path: "/the_red/storage/posts".to_owned(),
             places: Places::default(),
+            zookeepers: 1,
             redis_lines: Vec::new(),
             tls: None,
             monitor_ini: Ini::new(),
@@ -123,6 +125,13 @@ impl Builder {
     #[must_use]
     pub fn places(mut self, places: Places) -> Self {
         self.places = places;
+        self
+    }
+
+    /// How many ZooKeeper servers; from three on one may fail.
+    #[must_use]
+    pub fn zookeepers(mut self, number: usize) -> Self {
+        self.zookeepers = number;
         self
     }
 
@@ -192,7 +201,10 @@ impl Builder {
     /// ZooKeeper and Redis only: nothing is seeded, nobody watches.
     #[track_caller]
     pub fn servers(self) -> Group {
-        let zookeeper = ZooKeeper::start_on(&self.places.zookeeper);
+        let zookeeper = match self.zookeepers {
+            1 => ZooKeeper::start_on(&self.places.zookeeper),
+            number => ZooKeeper::start_ensemble(&self.places.zookeeper, number),
+        };
         let mut redis: Vec<Redis> = Vec::new();
         for number in 0..=self.replicas {
             let mut settings = Settings::on(at(&self.places.redis, number));

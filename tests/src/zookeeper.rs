@@ -20,13 +20,17 @@ const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// Debian's jars; the first one's manifest names what else it needs.
 const DEBIAN_JARS: [&str; 3] = ["zookeeper.jar", "slf4j-log4j12.jar", "log4j-1.2.jar"];
 
-/// One standalone server.
+/// One standalone server, or the first of an ensemble.
 #[derive(Debug)]
 pub struct ZooKeeper {
     host: Host,
     port: u16,
     dir: WorkDir,
     process: Process,
+    /// What an ensemble adds to the configuration of this server.
+    ensemble: String,
+    /// The other servers of the ensemble, known to the first one only.
+    others: Vec<ZooKeeper>,
 }
 
 /// What stands in a znode.
@@ -62,12 +66,61 @@ impl ZooKeeper {
     /// A server on this host, empty.
     #[track_caller]
     pub fn start_on(host: &Host) -> Self {
-        let port = host.free_port();
-        let dir = WorkDir::new(&format!("zookeeper-{port}"));
-        let process = launch(host, port, &dir);
-        let mut server = Self { host: host.clone(), port, dir, process };
+        let mut server = Self::launched(host, 1, String::new());
         server.wait_until_up();
         server
+    }
+
+    /// So many servers on this host that agree with each other; [`ZooKeeper::server`] gives each of them.
+    #[track_caller]
+    pub fn start_ensemble(host: &Host, number: usize) -> Self {
+        let lines: Vec<String> = (1..=number)
+            .map(|id| format!("server.{id}={}:{}:{}\n", host.ip(), host.free_port(), host.free_port()))
+            .collect();
+        let text = format!("initLimit=10\nsyncLimit=5\n{}", lines.concat());
+        let mut servers: Vec<Self> = (1..=number).map(|id| Self::launched(host, id, text.clone())).collect();
+        servers.iter_mut().for_each(Self::wait_until_up);
+        let mut first = servers.remove(0);
+        first.others = servers;
+        first
+    }
+
+    #[track_caller]
+    fn launched(host: &Host, id: usize, ensemble: String) -> Self {
+        let port = host.free_port();
+        let dir = WorkDir::new(&format!("zookeeper-{port}"));
+        let data = dir.join("data");
+        fs::create_dir_all(&data).unwrap_or_else(|e| panic!("{}: {e}", data.display()));
+        fs::write(data.join("myid"), id.to_string()).unwrap_or_else(|e| panic!("{}: {e}", data.display()));
+        let process = launch(host, port, &dir, &ensemble);
+        Self { host: host.clone(), port, dir, process, ensemble, others: Vec::new() }
+    }
+
+    /// How many servers there are.
+    pub fn servers(&self) -> usize {
+        1 + self.others.len()
+    }
+
+    /// One of them, from 0.
+    #[track_caller]
+    pub fn server(&mut self, number: usize) -> &mut Self {
+        match number.checked_sub(1) {
+            None => self,
+            Some(at) => &mut self.others[at],
+        }
+    }
+
+    /// Which of them leads the ensemble; the first one that is alone does.
+    #[track_caller]
+    pub fn leader(&self) -> usize {
+        wait::until("a ZooKeeper server that leads", START_LIMIT, || {
+            let all = std::iter::once(self).chain(&self.others);
+            let leads = |one: &Self| {
+                one.word("srvr")
+                    .is_ok_and(|said| said.contains("Mode: leader") || said.contains("Mode: standalone"))
+            };
+            all.map(leads).position(|leads| leads).ok_or("none")
+        })
     }
 
     /// Where it listens.
@@ -75,9 +128,10 @@ impl ZooKeeper {
         self.host.at(self.port)
     }
 
-    /// The value of the key `hosts`.
+    /// The value of the key `hosts`: all of them.
     pub fn hosts(&self) -> String {
-        self.addr().to_string()
+        let all = std::iter::once(self).chain(&self.others);
+        all.map(|one| one.addr().to_string()).collect::<Vec<_>>().join(",")
     }
 
     /// Its process: signals, output.
@@ -109,7 +163,7 @@ impl ZooKeeper {
     #[track_caller]
     pub fn restart(&mut self) {
         self.process.kill();
-        self.process = launch(&self.host, self.port, &self.dir);
+        self.process = launch(&self.host, self.port, &self.dir, &self.ensemble);
         self.wait_until_up();
     }
 
@@ -216,11 +270,11 @@ impl ZooKeeper {
 }
 
 #[track_caller]
-fn launch(host: &Host, port: u16, dir: &WorkDir) -> Process {
+fn launch(host: &Host, port: u16, dir: &WorkDir, ensemble: &str) -> Process {
     let file = dir.join("zoo.cfg");
     let text = format!(
         "tickTime=2000\ndataDir={}\nclientPort={port}\nclientPortAddress={}\nmaxClientCnxns=0\n\
-         admin.enableServer=false\n4lw.commands.whitelist=*\n",
+         admin.enableServer=false\n4lw.commands.whitelist=*\n{ensemble}",
         dir.join("data").display(),
         host.ip()
     );

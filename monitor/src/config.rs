@@ -270,6 +270,7 @@ impl Config {
         Options {
             session_timeout: zookeeper.session_timeout,
             auth: zookeeper.auth.as_ref().map(|(user, password)| (user.clone(), password.text().to_owned())),
+            private: Some(zookeeper.state_root.clone()),
             ..Options::new(zookeeper.hosts.clone())
         }
     }

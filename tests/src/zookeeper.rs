@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use zookeeper_client::{Acls, Client, CreateMode, Error};
+pub use zookeeper_client::Error;
+use zookeeper_client::{Acls, Client, CreateMode};
 
 use crate::process::Start;
 use crate::{Host, Process, WorkDir, wait};
@@ -29,6 +30,8 @@ pub struct ZooKeeper {
     process: Process,
     /// What an ensemble adds to the configuration of this server.
     ensemble: String,
+    /// `user:password` of the test's own questions.
+    auth: Option<String>,
     /// The other servers of the ensemble, known to the first one only.
     others: Vec<ZooKeeper>,
 }
@@ -93,7 +96,7 @@ impl ZooKeeper {
         fs::create_dir_all(&data).unwrap_or_else(|e| panic!("{}: {e}", data.display()));
         fs::write(data.join("myid"), id.to_string()).unwrap_or_else(|e| panic!("{}: {e}", data.display()));
         let process = launch(host, port, &dir, &ensemble);
-        Self { host: host.clone(), port, dir, process, ensemble, others: Vec::new() }
+        Self { host: host.clone(), port, dir, process, ensemble, auth: None, others: Vec::new() }
     }
 
     /// How many servers there are.
@@ -132,6 +135,11 @@ impl ZooKeeper {
     pub fn hosts(&self) -> String {
         let all = std::iter::once(self).chain(&self.others);
         all.map(|one| one.addr().to_string()).collect::<Vec<_>>().join(",")
+    }
+
+    /// From now on the test asks as this user (`user:password`), or as nobody in particular.
+    pub fn log_in(&mut self, auth: Option<&str>) {
+        self.auth = auth.map(str::to_owned);
     }
 
     /// Its process: signals, output.
@@ -199,8 +207,12 @@ impl ZooKeeper {
     /// Writes `path` whatever its version; it must be there.
     #[track_caller]
     pub fn set(&self, path: &str, data: &str) {
-        let done = self.with_client(async |client| client.set_data(path, data.as_bytes(), None).await);
-        done.unwrap_or_else(|e| panic!("zookeeper set {path}: {e}"));
+        self.try_set(path, data).unwrap_or_else(|e| panic!("zookeeper set {path}: {e}"));
+    }
+
+    /// The same, with the reason why it cannot be written.
+    pub fn try_set(&self, path: &str, data: &str) -> Result<(), Error> {
+        self.with_client(async |client| client.set_data(path, data.as_bytes(), None).await.map(drop))
     }
 
     /// Creates `path` with missing parents; it must not be there.
@@ -247,7 +259,10 @@ impl ZooKeeper {
             let runtime = runtime.unwrap_or_else(|e| panic!("no runtime: {e}"));
             runtime.block_on(async {
                 let call = async {
-                    let connector = Client::connector().with_fail_eagerly();
+                    let mut connector = Client::connector().with_fail_eagerly();
+                    if let Some(auth) = &self.auth {
+                        connector = connector.with_auth("digest", auth.as_bytes());
+                    }
                     let client = connector.with_session_timeout(CALL_LIMIT).connect(&hosts).await?;
                     work(&client).await
                 };

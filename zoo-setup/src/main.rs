@@ -39,6 +39,7 @@ async fn run(plan: &Plan) -> ExitCode {
     let store = Store::open(Options {
         call_timeout: LIMIT,
         auth: plan.auth.clone(),
+        private: Some(plan.state_root.clone()),
         ..Options::new(plan.hosts.clone())
     });
     let outcome = tokio::time::timeout(LIMIT, seed::seed(&store, plan)).await;

@@ -22,6 +22,7 @@ use zookeeper_client::{
     Acl, Acls, Client, CreateMode, CreateOptions, Error, MultiWriteError, MultiWriteResult, Permission,
 };
 
+use crate::ZnodePath;
 use error::{multi_error, publish_error, read_error};
 use follow::Lanes;
 use link::{Link, LinkView};
@@ -40,6 +41,9 @@ pub const DATA_MAX: usize = 1_000_000;
 static CREATOR_AND_READERS: [Acl; 2] =
     [Acl::new_const(Permission::ALL, "auth", ""), Acl::new_const(Permission::READ, "world", "anyone")];
 
+/// What is nobody else's affair, not even to read.
+static CREATOR: [Acl; 1] = [Acl::new_const(Permission::ALL, "auth", "")];
+
 /// How to reach the ensemble.
 #[derive(Clone)]
 pub struct Options {
@@ -51,6 +55,8 @@ pub struct Options {
     pub call_timeout: Duration,
     /// User and password (scheme `digest`).
     pub auth: Option<(String, String)>,
+    /// With `auth` this znode and all below it are created for that user alone; all else can be read by anybody.
+    pub private: Option<ZnodePath>,
 }
 
 impl Options {
@@ -61,6 +67,7 @@ impl Options {
             session_timeout: Duration::from_secs(6),
             call_timeout: Duration::from_secs(2),
             auth: None,
+            private: None,
         }
     }
 
@@ -68,6 +75,13 @@ impl Options {
     /// before the session expires.
     fn host_timeout(&self) -> Duration {
         (self.session_timeout / 4).clamp(Duration::from_millis(200), Duration::from_secs(2))
+    }
+
+    fn is_private(&self, path: &str) -> bool {
+        let below = |root: &ZnodePath| {
+            path.strip_prefix(root.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        self.private.as_ref().is_some_and(below)
     }
 
     /// `/chroot`, or nothing.
@@ -304,7 +318,7 @@ impl Store {
     /// Creates a znode whose parent exists.
     pub async fn create(&self, path: &str, data: &[u8], mode: Mode) -> Result<(), PublishError> {
         fits(path, data)?;
-        let options = self.create_options(mode);
+        let options = self.create_options(path, mode);
         self.change(path, ANY_VERSION, async |client| client.create(path, data, &options).await.map(drop))
             .await
     }
@@ -356,8 +370,8 @@ impl Store {
         }
         let deadline = self.deadline();
         let client = self.shared.view.client(self.bound, deadline).await?;
-        let options = self.create_options(Mode::Persistent);
-        match timeout_at(deadline, commit(&client, &ops, &options)).await {
+        let options = |path: &str| self.create_options(path, Mode::Persistent);
+        match timeout_at(deadline, commit(&client, &ops, options)).await {
             Ok(Ok(results)) => Ok(results.iter().map(version_of).collect()),
             Ok(Err(error)) => Err(multi_error(error, &ops)),
             Err(_) => Err(PublishError::Unknown("no answer in time".to_string())),
@@ -380,8 +394,10 @@ impl Store {
         Deadline::now() + self.shared.options.call_timeout
     }
 
-    fn create_options(&self, mode: Mode) -> CreateOptions<'static> {
-        let acls = match self.shared.options.auth {
+    fn create_options(&self, path: &str, mode: Mode) -> CreateOptions<'static> {
+        let options = &self.shared.options;
+        let acls = match options.auth {
+            Some(_) if options.is_private(path) => Acls::new(&CREATOR),
             Some(_) => Acls::new(&CREATOR_AND_READERS),
             None => Acls::anyone_all(),
         };
@@ -409,7 +425,8 @@ impl Store {
 
     /// Creates one empty znode unless it is there; with `absolute` the path does not begin at the chroot.
     async fn ensure_one(&self, path: &str, absolute: bool) -> Result<(), PublishError> {
-        let options = self.create_options(Mode::Persistent);
+        // What leads to a chroot is not ours alone.
+        let options = self.create_options(if absolute { "/" } else { path }, Mode::Persistent);
         let made = self
             .change(path, ANY_VERSION, async |client| {
                 let client =
@@ -431,14 +448,14 @@ impl Store {
 async fn commit(
     client: &Client,
     ops: &[Op],
-    options: &CreateOptions<'_>,
+    options: impl Fn(&str) -> CreateOptions<'static>,
 ) -> Result<Vec<MultiWriteResult>, MultiWriteError> {
     let mut writer = client.new_multi_writer();
     for op in ops {
         match op {
             Op::Check { path, version } => writer.add_check_version(path, *version)?,
             Op::Set { path, data, version } => writer.add_set_data(path, data, Some(*version))?,
-            Op::Create { path, data } => writer.add_create(path, data, options)?,
+            Op::Create { path, data } => writer.add_create(path, data, &options(path))?,
             Op::Delete { path, version } => writer.add_delete(path, Some(*version))?,
         }
     }

@@ -1,5 +1,5 @@
 # The four commands of this project. See README.md.
-.PHONY: demo test check bench sim model chaos fuzz
+.PHONY: demo test check bench deb sim model chaos fuzz
 
 # The kill test on loopback with real servers; DEMO_ONCE=1 exits afterwards, DEMO_KILLS=20 kills twenty times.
 demo:
@@ -15,6 +15,11 @@ test:
 # Format, lints, documentation, licences.
 check:
 	@tests/check
+
+# A Debian package with the programs, their services and the documentation.
+deb:
+	@tests/install-packages demo
+	@conf/deb/build
 
 # Random runs of the protocol under virtual time; tests/README.md. FROM=n begins at another seed.
 SEEDS ?= 100000

@@ -30,6 +30,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::serve::ListenerExt;
 use clap::Parser;
+use sd_notify::NotifyState;
 use settings::{LogFormat, LogSettings};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -123,6 +124,7 @@ async fn run(config: Config) -> Result<(), String> {
     );
     let store = Store::open(config.store_options());
     tokio::spawn(tell_of(store.session()));
+    tokio::spawn(tell_supervisor());
     let deadline = config.api.deadline;
     let front = Arc::new(serve_from(config, store.clone()));
     let app = Router::new().fallback(routes::answer).with_state(front);
@@ -137,13 +139,27 @@ async fn run(config: Config) -> Result<(), String> {
     let mut server = tokio::spawn(server.into_future());
     tokio::select! {
         ended = &mut server => return Err(format!("the server ended: {ended:?}")),
-        () = any(&mut stops) => tracing::info!("stopping"),
+        () = any(&mut stops) => {
+            tracing::info!("stopping");
+            _ = sd_notify::notify(false, &[NotifyState::Stopping]);
+        }
     }
     let _ = stop.send(());
     // Every request ends by its deadline; a client that does not read its answer is not waited for.
     let _ = tokio::time::timeout(deadline + Duration::from_secs(1), server).await;
     store.close().await;
     Ok(())
+}
+
+/// Tells systemd, if that is who asks, that the port is bound, and then that the runtime still turns.
+async fn tell_supervisor() {
+    let mut what = NotifyState::Ready;
+    while std::env::var_os("NOTIFY_SOCKET").is_some() {
+        // A supervisor that does not listen is its own affair.
+        _ = sd_notify::notify(false, &[what]);
+        what = NotifyState::Watchdog;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 }
 
 /// One line when ZooKeeper goes away, and one when it is back.

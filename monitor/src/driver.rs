@@ -46,6 +46,7 @@ use crate::publisher::Publisher;
 use crate::quiet::Quiet;
 use crate::redis::BrownOut;
 use crate::service::{Service, ServiceId, Surroundings, forward};
+use crate::supervisor;
 
 pub(crate) use display::{Feed, Shown};
 
@@ -256,6 +257,7 @@ impl Driver {
             self.board.listed();
         }
         self.next_beat = self.now();
+        supervisor::ready();
         loop {
             self.planned = self.deadline();
             let wake = self.around.clock.instant(self.planned);
@@ -418,6 +420,7 @@ impl Driver {
         due.into_iter().for_each(|name| self.group(&name, Event::Tick));
         if now >= self.next_beat {
             self.next_beat = now + self.heartbeat();
+            supervisor::alive(self.reign.is_some());
             self.beat();
             self.services
                 .keys()
@@ -441,6 +444,7 @@ impl Driver {
     /// SIGTERM: gives up the lead, so that the peer takes it at once, and ends the session.
     async fn stop(mut self) -> End {
         info!("stopping");
+        supervisor::stopping();
         self.lead.leave();
         let reign = self.reign.take();
         self.all_groups(&Event::Reign(None));

@@ -32,6 +32,7 @@ mod report;
 mod sentinel;
 mod service;
 mod status;
+mod supervisor;
 mod verbs;
 mod vip;
 

@@ -52,6 +52,6 @@ fuzz:
 
 # Side by side in one run, ratios first; bench/README.md. ONLY=name ... runs some of the benchmarks.
 bench:
-	@tests/install-packages demo
+	@tests/install-packages bench
 	cargo build --release --workspace --bins
-	@cargo run --release --quiet -p bench -- $(ONLY)
+	@cargo run --release --quiet --bin bench -- $(ONLY)

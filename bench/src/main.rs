@@ -4,15 +4,23 @@
 
 mod announcement;
 mod durability;
+mod failover;
 mod figures;
+mod sentinel;
 mod switchover;
+mod throughput;
 
 use std::process::ExitCode;
 
 type Benchmark = fn() -> figures::Table;
 
-const ALL: [(&str, Benchmark); 3] =
-    [("announcement", announcement::run), ("durability", durability::run), ("switchover", switchover::run)];
+const ALL: &[(&str, Benchmark)] = &[
+    ("failover", failover::run),
+    ("throughput", throughput::run),
+    ("announcement", announcement::run),
+    ("durability", durability::run),
+    ("switchover", switchover::run),
+];
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
@@ -23,7 +31,9 @@ fn main() -> ExitCode {
     }
     for (name, run) in ALL.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|w| w == name)) {
         println!("== {name}");
-        run().print();
+        let busy = figures::busy();
+        run().print(busy);
     }
+    println!("All figures: {}", figures::kept_in().display());
     ExitCode::SUCCESS
 }

@@ -69,8 +69,13 @@ impl Process {
     /// Starts any command on loopback, in a directory of its own.
     #[track_caller]
     pub fn of(name: &str, command: Command) -> Self {
-        let dir = WorkDir::new(name);
-        let started = Self::start(Start { name, command, host: &Host::local(), dir: &dir });
+        Self::within(name, command, &WorkDir::new(name))
+    }
+
+    /// The same in a directory that is there already.
+    #[track_caller]
+    pub fn within(name: &str, command: Command, dir: &WorkDir) -> Self {
+        let started = Self::start(Start { name, command, host: &Host::local(), dir });
         started.unwrap_or_else(|e| panic!("cannot start {name}: {e}"))
     }
 

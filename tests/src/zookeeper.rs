@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use zookeeper_client::Error;
 use zookeeper_client::{Acls, Client, CreateMode};
@@ -226,6 +226,21 @@ impl ZooKeeper {
             client.create(path, data.as_bytes(), &options).await.map(|_| ())
         });
         done.unwrap_or_else(|e| panic!("zookeeper create {path}: {e}"));
+    }
+
+    /// How long each of so many writes of `path` takes, one after the other in one session; it must be there.
+    #[track_caller]
+    pub fn timed_writes(&self, path: &str, number: usize) -> Vec<Duration> {
+        let done = self.with_client(async |client| {
+            let mut took = Vec::with_capacity(number);
+            for _ in 0..number {
+                let begun = Instant::now();
+                client.set_data(path, b"sixteen bytes ok", None).await?;
+                took.push(begun.elapsed());
+            }
+            Ok(took)
+        });
+        done.unwrap_or_else(|e| panic!("zookeeper set {path}: {e}"))
     }
 
     /// Deletes `path`, which must be there and have no children.

@@ -1,10 +1,10 @@
 //! Answers: JSON bodies, the headers of data, and the errors with their codes.
 
-use axum::body::Body;
 use axum::http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use axum::http::{Response, StatusCode};
+use bytes::Bytes;
 
 use failover::confirm::Durability;
 
@@ -16,12 +16,12 @@ const DURABILITY: HeaderName = HeaderName::from_static("x-albireo-durability");
 const COPIES: HeaderName = HeaderName::from_static("x-albireo-copies");
 
 /// An answer without headers of data.
-pub(crate) fn json(status: StatusCode, body: impl Into<Body>) -> Response<Body> {
+pub(crate) fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<Bytes> {
     text(status, "application/json", body)
 }
 
 /// An answer of any kind. Nothing here may be kept by a cache: a GET can write, and a read must be fresh.
-pub(crate) fn text(status: StatusCode, kind: &'static str, body: impl Into<Body>) -> Response<Body> {
+pub(crate) fn text(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Bytes> {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -31,7 +31,7 @@ pub(crate) fn text(status: StatusCode, kind: &'static str, body: impl Into<Body>
 }
 
 /// Marks an answer as given by this view's primary under its epoch.
-pub(crate) fn under(mut response: Response<Body>, view: &View, durability: Durability) -> Response<Body> {
+pub(crate) fn under(mut response: Response<Bytes>, view: &View, durability: Durability) -> Response<Bytes> {
     let headers = response.headers_mut();
     headers.insert(PRIMARY, view.primary_header.clone());
     if let Some(epoch) = view.epoch_header.clone() {
@@ -42,7 +42,7 @@ pub(crate) fn under(mut response: Response<Body>, view: &View, durability: Durab
 }
 
 /// Says how many replicas are known to hold the write, besides the primary.
-pub(crate) fn with_copies(mut response: Response<Body>, copies: usize) -> Response<Body> {
+pub(crate) fn with_copies(mut response: Response<Bytes>, copies: usize) -> Response<Bytes> {
     response.headers_mut().insert(COPIES, HeaderValue::from(copies));
     response
 }
@@ -76,7 +76,7 @@ pub(crate) enum Refusal {
 
 impl Refusal {
     /// The answer.
-    pub(crate) fn into_response(self) -> Response<Body> {
+    pub(crate) fn into_response(self) -> Response<Bytes> {
         let (status, code, message) = self.parts();
         let body = serde_json::json!({ "error": { "code": code, "message": message } });
         let mut response = json(status, body.to_string());

@@ -3,19 +3,22 @@
 //! Read in this order: `view` (what is believed, and that it never goes back), `lane` (one connection: what may be
 //! sent on it, and when), `round` (what waits for the replicas), `flight` (what is on its way, and the question who has
 //! it), `script` (the steps that Redis takes as one), `settle` (what became of an answer that
-//! never came), `pool` (all of a service together), `request`, `routes` and `answer` (HTTP).
+//! never came), `pool` (all of a service together), `request`, `routes` and `answer` (what is asked
+//! for, and what is answered), `serve` and `plain` (HTTP in bytes).
 
 mod answer;
 mod config;
 mod flight;
 mod lane;
 mod metrics;
+mod plain;
 mod pool;
 mod queue;
 mod request;
 mod round;
 mod routes;
 mod script;
+mod serve;
 mod services;
 mod settle;
 mod view;
@@ -27,8 +30,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::serve::ListenerExt;
 use clap::Parser;
 use sd_notify::NotifyState;
 use settings::{LogFormat, LogSettings};
@@ -127,16 +128,8 @@ async fn run(config: Config) -> Result<(), String> {
     tokio::spawn(tell_supervisor());
     let deadline = config.api.deadline;
     let front = Arc::new(serve_from(config, store.clone()));
-    let app = Router::new().fallback(routes::answer).with_state(front);
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let listener = listener.tap_io(|stream| {
-        // An answer is one write; there is nothing to wait for.
-        let _ = stream.set_nodelay(true);
-    });
-    let server = axum::serve(listener, app).with_graceful_shutdown(async {
-        let _ = stopped.await;
-    });
-    let mut server = tokio::spawn(server.into_future());
+    let (stop, stopped) = watch::channel(false);
+    let mut server = tokio::spawn(serve::run(listener, front, stopped));
     tokio::select! {
         ended = &mut server => return Err(format!("the server ended: {ended:?}")),
         () = any(&mut stops) => {
@@ -144,7 +137,7 @@ async fn run(config: Config) -> Result<(), String> {
             _ = sd_notify::notify(false, &[NotifyState::Stopping]);
         }
     }
-    let _ = stop.send(());
+    let _ = stop.send(true);
     // Every request ends by its deadline; a client that does not read its answer is not waited for.
     let _ = tokio::time::timeout(deadline + Duration::from_secs(1), server).await;
     store.close().await;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::{Request, State};
+use axum::body::{Bytes, to_bytes};
+use axum::extract::Request;
 use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH};
 use axum::http::{HeaderMap, Method, Response, StatusCode};
 use failover::confirm::{Failure, classify};
@@ -77,7 +77,7 @@ impl Front {
 }
 
 /// Answers one request, and counts it.
-pub(crate) async fn answer(State(front): State<Arc<Front>>, request: Request) -> Response<Body> {
+pub(crate) async fn answer(front: &Front, request: Request) -> Response<Bytes> {
     let begun = Instant::now();
     let uri = request.uri().clone();
     let route = Route::of(uri.path());
@@ -89,12 +89,12 @@ pub(crate) async fn answer(State(front): State<Arc<Front>>, request: Request) ->
     let result = match route {
         None => Err(Refusal::NotFound("not_found", "there is nothing at this path".to_owned())),
         Some(route) if !route.allows(request.method()) => Err(Refusal::Method(route.allowed())),
-        Some(Route::Get(service, key)) => get(&front, service, key, &uri, request.headers(), begun).await,
-        Some(Route::Write(service, key)) => write(&front, service, key, &uri, request, begun).await,
-        Some(Route::Topology(service)) => topology(&front, service),
+        Some(Route::Get(service, key)) => get(front, service, key, &uri, request.headers(), begun).await,
+        Some(Route::Write(service, key)) => write(front, service, key, &uri, request, begun).await,
+        Some(Route::Topology(service)) => topology(front, service),
         Some(Route::Health) => Ok(json(StatusCode::OK, r#"{"status":"ok"}"#)),
-        Some(Route::Ready) => Ok(ready(&front)),
-        Some(Route::Metrics) => Ok(metrics(&front)),
+        Some(Route::Ready) => Ok(ready(front)),
+        Some(Route::Metrics) => Ok(metrics(front)),
     };
     let response = result.unwrap_or_else(Refusal::into_response);
     front.metrics.answered(label, response.status().as_u16(), begun.elapsed());
@@ -108,7 +108,7 @@ async fn get(
     uri: &axum::http::Uri,
     headers: &HeaderMap,
     begun: Instant,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Bytes>, Refusal> {
     front.authorized(headers)?;
     let key = Key::read(key, &front.api.key_prefix)?;
     let query = Query::read(uri.query().unwrap_or_default())?;
@@ -141,7 +141,7 @@ async fn write(
     uri: &axum::http::Uri,
     request: Request,
     begun: Instant,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Bytes>, Refusal> {
     front.authorized(request.headers())?;
     let key = Key::read(key, &front.api.key_prefix)?;
     let query = Query::read(uri.query().unwrap_or_default())?;
@@ -206,7 +206,7 @@ fn is_too_long(error: &axum::Error) -> bool {
     std::error::Error::source(error).is_some_and(|source| source.to_string().contains("length limit"))
 }
 
-fn topology(front: &Front, service: Option<&str>) -> Result<Response<Body>, Refusal> {
+fn topology(front: &Front, service: Option<&str>) -> Result<Response<Bytes>, Refusal> {
     let pool = front.pool(service)?;
     let view = pool.views.borrow().clone();
     let Some(view) = view else {
@@ -227,7 +227,7 @@ fn topology(front: &Front, service: Option<&str>) -> Result<Response<Body>, Refu
 
 /// Ready as long as the default service would serve; the others have no say, or one that is down would take all of
 /// them from the load balancer.
-fn ready(front: &Front) -> Response<Body> {
+fn ready(front: &Front) -> Response<Bytes> {
     let unready = match front.services.named(&front.api.service) {
         Some(pool) => pool.ready_within(front.api.deadline).err(),
         None => Some(format!("there is no service `{}` yet", front.api.service)),
@@ -241,7 +241,7 @@ fn ready(front: &Front) -> Response<Body> {
     }
 }
 
-fn metrics(front: &Front) -> Response<Body> {
+fn metrics(front: &Front) -> Response<Bytes> {
     let metrics = &front.metrics;
     metrics.in_flight.set(i64::try_from(front.in_flight.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
     metrics.zookeeper_connected.set(i64::from(front.services.age() == Duration::ZERO));

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use failover::confirm::{Cause, Durability, Failure, classify};
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use wire::{Command, Link, LinkError, Receiver, Reply, Sender, cmd};
 
@@ -259,10 +260,11 @@ impl<'a> Session<'a> {
                     let view = views.borrow_and_update().clone();
                     self.adopt(view)?;
                 }
-                () = pool.queue.reads_there.notified(), if self.reads && room => {}
-                () = pool.queue.writes_there.notified(), if writes => {}
-                () = pool.queue.strong_there.notified(), if round => {}
-                () = member.queue.reads_there.notified(), if room => {}
+                // The first of many is not to go alone: whoever else has a request at hand adds it first.
+                () = pool.queue.reads_there.notified(), if self.reads && room => yield_now().await,
+                () = pool.queue.writes_there.notified(), if writes => yield_now().await,
+                () = pool.queue.strong_there.notified(), if round => yield_now().await,
+                () = member.queue.reads_there.notified(), if room => yield_now().await,
                 () = sleep_until(self.proof_at), if proof_due => {}
                 _ = stall.tick() => {
                     if !self.flight.is_empty() && self.heard.elapsed() > STALL {

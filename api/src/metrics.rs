@@ -50,6 +50,8 @@ struct SettledLabels {
 pub(crate) struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
+    /// What nearly all answers count: 200 for a read, and for a write.
+    common: [(Counter, Histogram); 2],
     seconds: Family<TimeLabels, Histogram, fn() -> Histogram>,
     settled: Family<SettledLabels, Counter>,
     batch_writes: Family<ServiceLabels, Histogram, fn() -> Histogram>,
@@ -104,10 +106,17 @@ fn sizes() -> Histogram {
 impl Metrics {
     /// Nothing counted yet.
     pub(crate) fn new() -> Self {
+        let requests: Family<RequestLabels, Counter> = Family::default();
+        let seconds = Family::new_with_constructor(histogram as fn() -> Histogram);
+        let common = [RouteLabel::get, RouteLabel::write].map(|route| {
+            let counter = requests.get_or_create_owned(&RequestLabels { route, code: 200 });
+            (counter, seconds.get_or_create_owned(&TimeLabels { route }))
+        });
         let metrics = Self {
             registry: Registry::default(),
-            requests: Family::default(),
-            seconds: Family::new_with_constructor(histogram),
+            requests,
+            common,
+            seconds,
             settled: Family::default(),
             batch_writes: Family::new_with_constructor(sizes),
             looks: Family::default(),
@@ -148,6 +157,16 @@ impl Metrics {
 
     /// Counts one answer.
     pub(crate) fn answered(&self, route: RouteLabel, code: u16, time: Duration) {
+        let common = match (route, code) {
+            (RouteLabel::get, 200) => Some(&self.common[0]),
+            (RouteLabel::write, 200) => Some(&self.common[1]),
+            (RouteLabel::get | RouteLabel::write | RouteLabel::other, _) => None,
+        };
+        if let Some((counter, seconds)) = common {
+            counter.inc();
+            seconds.observe(time.as_secs_f64());
+            return;
+        }
         self.requests.get_or_create(&RequestLabels { route, code }).inc();
         self.seconds.get_or_create(&TimeLabels { route }).observe(time.as_secs_f64());
     }

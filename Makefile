@@ -50,7 +50,7 @@ fuzz: SECONDS = 600
 fuzz:
 	@FUZZ_TIME=$(SECONDS) FUZZ_ONLY=$(ONLY) FUZZ_KEEP=$(KEEP) tests/fuzz/run
 
-# Side by side in one run, ratios first; bench/README.md. ONLY=name ... runs some of the benchmarks.
+# Side by side in one run, ratios first; bench/README.md. ONLY="name ..." runs some of the benchmarks.
 bench:
 	@tests/install-packages bench
 	cargo build --release --workspace --bins

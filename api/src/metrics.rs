@@ -1,5 +1,6 @@
 //! What is counted, in the text of Prometheus.
 
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -51,7 +52,7 @@ pub(crate) struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
     /// What nearly all answers count: 200 for a read, and for a write.
-    common: [(Counter, Histogram); 2],
+    common: [OnceLock<(Counter, Histogram)>; 2],
     seconds: Family<TimeLabels, Histogram, fn() -> Histogram>,
     settled: Family<SettledLabels, Counter>,
     batch_writes: Family<ServiceLabels, Histogram, fn() -> Histogram>,
@@ -103,20 +104,19 @@ fn sizes() -> Histogram {
     Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0])
 }
 
+fn count((answers, seconds): &(Counter, Histogram), time: Duration) {
+    answers.inc();
+    seconds.observe(time.as_secs_f64());
+}
+
 impl Metrics {
     /// Nothing counted yet.
     pub(crate) fn new() -> Self {
-        let requests: Family<RequestLabels, Counter> = Family::default();
-        let seconds = Family::new_with_constructor(histogram as fn() -> Histogram);
-        let common = [RouteLabel::get, RouteLabel::write].map(|route| {
-            let counter = requests.get_or_create_owned(&RequestLabels { route, code: 200 });
-            (counter, seconds.get_or_create_owned(&TimeLabels { route }))
-        });
         let metrics = Self {
             registry: Registry::default(),
-            requests,
-            common,
-            seconds,
+            requests: Family::default(),
+            common: Default::default(),
+            seconds: Family::new_with_constructor(histogram),
             settled: Family::default(),
             batch_writes: Family::new_with_constructor(sizes),
             looks: Family::default(),
@@ -162,13 +162,14 @@ impl Metrics {
             (RouteLabel::write, 200) => Some(&self.common[1]),
             (RouteLabel::get | RouteLabel::write | RouteLabel::other, _) => None,
         };
-        if let Some((counter, seconds)) = common {
-            counter.inc();
-            seconds.observe(time.as_secs_f64());
-            return;
+        let new = || {
+            let counter = self.requests.get_or_create_owned(&RequestLabels { route, code });
+            (counter, self.seconds.get_or_create_owned(&TimeLabels { route }))
+        };
+        match common {
+            Some(common) => count(common.get_or_init(new), time),
+            None => count(&new(), time),
         }
-        self.requests.get_or_create(&RequestLabels { route, code }).inc();
-        self.seconds.get_or_create(&TimeLabels { route }).observe(time.as_secs_f64());
     }
 
     /// The metrics of one service.

@@ -216,7 +216,7 @@ mod tests {
             "GET http://x/ HTTP/1.1\r\n\r\n",
             "GET * HTTP/1.1\r\n\r\n",
             "GET /\u{7f} HTTP/1.1\r\n\r\n",
-            "GET /a#b<> HTTP/1.1\r\n\r\n",
+            "GET /a<b HTTP/1.1\r\n\r\n",
             "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
             "PUT / HTTP/1.1\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\nxyz",
             "PUT / HTTP/1.1\r\ncontent-length: 3\r\nContent-Length: 3\r\n\r\nxyz",

@@ -90,7 +90,8 @@ struct Theirs {
     tuned: Series,
     slow: Series,
     pauses: Series,
-    tally: Tally,
+    in_kills: Tally,
+    in_pauses: Tally,
 }
 
 pub(crate) fn run() -> Table {
@@ -267,7 +268,7 @@ fn theirs_killed(group: &mut sentinel::Group, down_after: u64, theirs: &mut Thei
     // As the replica that Sentinel would make of it after some seconds anyway; nothing of this is timed.
     group.redis[killed].change(|settings| settings.replica_of(heir));
     group.redis[killed].restart();
-    theirs_ended(group, load, theirs);
+    theirs_ended(group, load, &mut theirs.in_kills);
     if down_after == 1000 { theirs.tuned.add(gap) } else { theirs.slow.add(gap) }
 }
 
@@ -281,17 +282,17 @@ fn theirs_paused(group: &mut sentinel::Group, theirs: &mut Theirs) {
     let gap = (load.served_elsewhere(old) - fault).as_secs_f64() * 1e3;
     std::thread::sleep(STAYS_PAUSED);
     group.redis[paused].resume();
-    theirs_ended(group, load, theirs);
+    theirs_ended(group, load, &mut theirs.in_pauses);
     theirs.pauses.add(gap);
 }
 
-fn theirs_ended(group: &sentinel::Group, load: sentinel::Load, theirs: &mut Theirs) {
+fn theirs_ended(group: &sentinel::Group, load: sentinel::Load, tally: &mut Tally) {
     let primary = group.settled();
     let seen = load.stop();
-    theirs.tally.requests += seen.requests;
-    theirs.tally.failed += seen.failed;
-    theirs.tally.acknowledged += seen.acknowledged.len();
-    theirs.tally.lost += seen.lost(&group.redis[primary]);
+    tally.requests += seen.requests;
+    tally.failed += seen.failed;
+    tally.acknowledged += seen.acknowledged.len();
+    tally.lost += seen.lost(&group.redis[primary]);
 }
 
 fn table(ours: &Ours, theirs: &Theirs, loads: Series, stolen: Series) -> Table {
@@ -330,10 +331,11 @@ fn table(ours: &Ours, theirs: &Theirs, loads: Series, stolen: Series) -> Table {
         conditions: format!(
             "one ZooKeeper server, dataDir on {}, forceSync at its default; on each side three Redis servers, loopback, \
              four clients that write, read back and never retry; ours with default settings, sync durability; Sentinel with \
-             three sentinels, quorum 2. Albireo, all faults together: {}. Sentinel: {}",
+             three sentinels, quorum 2. Albireo, all faults together: {}. Sentinel, kills: {}; pauses: {}",
             disk(),
             ours.tally.words(),
-            theirs.tally.words()
+            theirs.in_kills.words(),
+            theirs.in_pauses.words()
         ),
     }
 }

@@ -17,8 +17,9 @@ use world::{Host, Process, WorkDir, wait};
 
 use crate::figures::{Clockwork, Comparison, Measure, Series, Table, load};
 
-const ROUNDS: usize = 5;
-const SECONDS: usize = 4;
+/// Many short ones: what disturbs a shared machine for some seconds meets both sides of a round, or few rounds.
+const ROUNDS: usize = 11;
+const SECONDS: usize = 2;
 const KEY: &str = "bench:1";
 const VALUE: &str = "sixteen-bytes-ok";
 const LIMIT: Duration = Duration::from_secs(20);
@@ -29,20 +30,37 @@ const WEBDIS_FILE: &str = "/etc/webdis/webdis.json";
 struct Side {
     name: &'static str,
     url: String,
+    /// The process that answers.
+    process: u32,
     rate: Series,
     p99: Series,
+    /// Its processor time per request, in microseconds: what it costs, however busy the machine is.
+    cost: Series,
 }
 
 impl Side {
-    fn of(name: &'static str, addr: SocketAddr, path: &str) -> Self {
-        Self { name, url: format!("http://{addr}{path}"), rate: Series::default(), p99: Series::default() }
+    fn of(name: &'static str, (addr, process): (SocketAddr, u32), path: &str) -> Self {
+        let none = Series::default;
+        Self { name, url: format!("http://{addr}{path}"), process, rate: none(), p99: none(), cost: none() }
     }
 
     fn measure(&mut self) {
-        let (rate, p99) = wrk(&self.url);
+        let before = busy_ticks(self.process);
+        let Said { rate, p99, requests } = wrk(&self.url);
+        let ticks = busy_ticks(self.process) - before;
         self.rate.add(rate);
         self.p99.add(p99);
+        self.cost.add(ticks * TICK_US / requests);
     }
+}
+
+/// The kernel counts a process's time in hundredths of a second.
+const TICK_US: f64 = 1e4;
+
+fn busy_ticks(process: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let behind = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    behind.split(' ').skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum()
 }
 
 pub(crate) fn run() -> Table {
@@ -54,15 +72,19 @@ pub(crate) fn run() -> Table {
     group.settled();
     let alone = Redis::start();
     let webdis = Webdis::start(alone.addr());
-    let [sync, plain] = [0, 1].map(|number: usize| group.apis[number].http());
+    let [sync, plain] = [0, 1].map(|number: usize| {
+        let api = &mut group.apis[number];
+        (api.http(), api.process().id())
+    });
+    let other = (webdis.addr, webdis.process.id());
 
     let (write, read) = (format!("/api/v1/write/{KEY}?value={VALUE}"), format!("/api/v1/get/{KEY}"));
     let (set, get) = (format!("/SET/{KEY}/{VALUE}"), format!("/GET/{KEY}"));
     let mut sides = [
-        Side::of("webdis SET", webdis.addr, &set),
+        Side::of("webdis SET", other, &set),
         Side::of("async SET", plain, &write),
         Side::of("sync SET", sync, &write),
-        Side::of("webdis GET", webdis.addr, &get),
+        Side::of("webdis GET", other, &get),
         Side::of("GET", sync, &read),
     ];
     let mut limits = [Series::default(), Series::default()];
@@ -123,13 +145,26 @@ fn compare(
     };
     vec![
         row("requests/s", |side| &side.rate, goal),
+        row(
+            "us of processor time per request, of API and webdis alone",
+            |side| &side.cost,
+            ("none", |_| true),
+        ),
         row("us, the p99 of each round", |side| &side.p99, ("none", |_| true)),
     ]
 }
 
-/// One run: requests a second, and the 99th percentile of their times in microseconds. A request that fails ends the
-/// benchmark.
-fn wrk(url: &str) -> (f64, f64) {
+/// What a run of `wrk` told.
+struct Said {
+    /// Requests a second.
+    rate: f64,
+    /// The 99th percentile of their times, in microseconds.
+    p99: f64,
+    requests: f64,
+}
+
+/// One run. A request that fails ends the benchmark.
+fn wrk(url: &str) -> Said {
     let said = output(Command::new("wrk").args(["-t2", "-c64", &format!("-d{SECONDS}s"), "--latency", url]));
     let clean = !said.contains("Non-2xx") && !said.contains("Socket errors");
     assert!(clean, "wrk {url}: requests failed:\n{said}");
@@ -138,7 +173,11 @@ fn wrk(url: &str) -> (f64, f64) {
         line.map(str::trim).unwrap_or_else(|| panic!("wrk {url}: no `{label}` in:\n{said}"))
     };
     let rate = behind("Requests/sec:").parse().expect("a rate");
-    (rate, micros(behind("99%")))
+    let all =
+        said.lines().find(|line| line.contains(" requests in ")).and_then(|l| l.split_whitespace().next());
+    let requests =
+        all.and_then(|all| all.parse().ok()).unwrap_or_else(|| panic!("wrk {url}: no count:\n{said}"));
+    Said { rate, p99: micros(behind("99%")), requests }
 }
 
 /// `1.23ms` in microseconds.
@@ -156,7 +195,7 @@ fn micros(text: &str) -> f64 {
 /// The same clients without pipelining: requests a second.
 fn redis_benchmark(addr: SocketAddr, what: &str) -> f64 {
     let (ip, port) = (addr.ip().to_string(), addr.port().to_string());
-    let fixed = ["-c", "64", "-n", "100000", "-d", "16", "--csv", "-t", what, "-h", &ip, "-p", &port];
+    let fixed = ["-c", "64", "-n", "50000", "-d", "16", "--csv", "-t", what, "-h", &ip, "-p", &port];
     let said = output(Command::new("redis-benchmark").args(fixed));
     let row = said.lines().find(|line| line.to_lowercase().starts_with(&format!("\"{what}\"")));
     let rate = row.and_then(|row| row.split(',').nth(1)?.trim_matches('"').parse().ok());
@@ -173,7 +212,7 @@ fn output(command: &mut Command) -> String {
 /// webdis, stopped whatever happens.
 struct Webdis {
     addr: SocketAddr,
-    _process: Process,
+    process: Process,
 }
 
 impl Webdis {
@@ -200,7 +239,7 @@ impl Webdis {
                 http::call(&Host::local(), addr, Request::get("/PING"), LIMIT).map_err(|e| e.to_string())?;
             wait::holds(answer.text().contains("PONG"), || answer.text())
         });
-        Self { addr, _process: process }
+        Self { addr, process }
     }
 }
 

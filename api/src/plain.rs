@@ -17,6 +17,7 @@ pub(crate) const DATE: usize = 29;
 
 /// What stands in a buffer.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly every one is the large one, and it is never kept")]
 pub(crate) enum Read {
     /// A plain request, taken from the buffer.
     Whole(Request<Body>),

@@ -5,17 +5,27 @@
 mod announcement;
 mod durability;
 mod figures;
+mod services;
+mod stub;
 mod switchover;
 
 use std::process::ExitCode;
 
 type Benchmark = fn() -> figures::Table;
 
-const ALL: [(&str, Benchmark); 3] =
-    [("announcement", announcement::run), ("durability", durability::run), ("switchover", switchover::run)];
+const ALL: [(&str, Benchmark); 4] = [
+    ("announcement", announcement::run),
+    ("durability", durability::run),
+    ("services", services::run),
+    ("switchover", switchover::run),
+];
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
+    if wanted.first().is_some_and(|word| word == stub::WORD) {
+        stub::run(&wanted[1..]); // started by `services`
+        return ExitCode::SUCCESS;
+    }
     if let Some(unknown) = wanted.iter().find(|name| ALL.iter().all(|(known, _)| known != name)) {
         let known: Vec<&str> = ALL.iter().map(|(name, _)| *name).collect();
         eprintln!("there is no benchmark `{unknown}`; there are: {}", known.join(", "));

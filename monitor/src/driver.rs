@@ -6,6 +6,7 @@
 
 mod board;
 mod display;
+mod due;
 mod occasions;
 mod opinions;
 mod pairing;
@@ -28,7 +29,7 @@ use failover::lead::{Lead, Peer};
 use failover::{Event, Order, Request, Time};
 use serde_json::Value;
 use settings::Problems;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 use topology::zookeeper::{PublishError, Seen, Session, Store, Versioned};
@@ -37,6 +38,7 @@ use tracing::{debug, info, warn};
 
 use crate::admin::Question;
 use crate::asking::{Answer, Paused};
+use crate::backend::ATTEMPTS_MAX;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::discovery::Board;
@@ -50,6 +52,10 @@ use crate::service::{Service, ServiceId, Surroundings, forward};
 pub(crate) use display::{Feed, Shown};
 
 use display::Display;
+use due::Due;
+
+/// Inputs that are taken in before the loop looks at the time again.
+const AT_ONCE: usize = 64;
 
 /// Everything that can happen.
 #[derive(Debug)]
@@ -99,8 +105,6 @@ pub(crate) enum Input {
 pub(crate) enum About {
     /// Something that the core must know.
     Event(Event),
-    /// A probe of this server was answered after so long.
-    Probed(Endpoint, Duration),
     /// A server refused us with these words.
     Words(Endpoint, String),
     /// Whether a server has room for writes.
@@ -140,6 +144,8 @@ pub(crate) struct Driver {
     pair: Option<Handle>,
     lead: Lead,
     services: BTreeMap<String, Service>,
+    /// When each of them wants to be looked at.
+    due: Due,
     /// Services that there were so far.
     incarnations: u64,
     /// Discovered ones whose name is taken.
@@ -150,7 +156,10 @@ pub(crate) struct Driver {
     fellows: BTreeMap<String, MonitorRecord>,
     /// The other observers that are there, with what they say of themselves.
     observers: BTreeMap<String, Option<MonitorRecord>>,
-    opinions: BTreeMap<(String, String), Option<BTreeSet<Endpoint>>>,
+    /// By service and monitor.
+    opinions: BTreeMap<(Arc<str>, String), Option<BTreeSet<Endpoint>>>,
+    /// Whether the peer was heard when the groups were last told of its opinions.
+    counted: bool,
     views: BTreeMap<(String, String), JoinHandle<()>>,
     holder: Option<(String, JoinHandle<()>)>,
     session: Option<Session>,
@@ -179,6 +188,8 @@ pub(crate) struct Driver {
     /// When the loop meant to wake at the latest.
     planned: Time,
     next_beat: Time,
+    /// When the voter's answer is made anew.
+    next_show: Time,
     bad_heartbeats: u64,
 }
 
@@ -201,19 +212,27 @@ impl Driver {
         Self {
             lead: Lead::new(me.clone(), config.binary_star.heartbeat, peer)
                 .first(config.binary_star.role == Some(binary_star::Role::Primary)),
-            around: Surroundings { config, clock, inputs, publisher },
+            around: Surroundings {
+                config,
+                clock,
+                inputs,
+                publisher,
+                attempts: Arc::new(Semaphore::new(ATTEMPTS_MAX)),
+            },
             store,
             layout,
             me,
             record,
             pair,
             services: BTreeMap::new(),
+            due: Due::default(),
             incarnations: 0,
             ignored: BTreeSet::new(),
             others: Vec::new(),
             fellows: BTreeMap::new(),
             observers: BTreeMap::new(),
             opinions: BTreeMap::new(),
+            counted: false,
             views: BTreeMap::new(),
             holder: None,
             session: None,
@@ -233,6 +252,7 @@ impl Driver {
             quiet: Quiet::default(),
             planned: Time::MAX,
             next_beat: Time::ZERO,
+            next_show: Time::ZERO,
             bad_heartbeats: 0,
         }
     }
@@ -247,19 +267,26 @@ impl Driver {
             self.board.listed();
         }
         self.next_beat = self.now();
+        let mut inputs = Vec::new();
         loop {
             self.planned = self.deadline();
             let wake = self.around.clock.instant(self.planned);
-            let input = tokio::select! {
+            tokio::select! {
                 biased;
-                input = inbox.recv() => input,
-                () = sleep_until(wake) => None,
-            };
+                _ = inbox.recv_many(&mut inputs, AT_ONCE) => {}
+                () = sleep_until(wake) => {}
+            }
             self.notice_stall();
-            match input {
-                Some(Input::Stop) => return self.stop().await,
-                Some(input) => self.take(input),
-                None => {}
+            for input in inputs.drain(..) {
+                // What is not about one service may end the lead, and then no group may act on it any more.
+                let about_all = !matches!(input, Input::Service(..));
+                match input {
+                    Input::Stop => return self.stop().await,
+                    input => self.take(input),
+                }
+                if about_all && let Some(end) = self.tick() {
+                    return end;
+                }
             }
             if let Some(end) = self.tick() {
                 return end;
@@ -281,9 +308,8 @@ impl Driver {
 
     /// The loop turns at least once a heartbeat, so that a stall of this process shows (R13).
     fn deadline(&self) -> Time {
-        let groups = self.services.values().filter_map(|service| service.group.poll_timeout());
         let lead = if self.observes() { None } else { self.lead.deadline(self.now()) };
-        groups.chain(lead).chain(self.display_due()).chain([self.next_beat]).min().unwrap_or_default()
+        self.due.first().into_iter().chain(lead).chain(self.display_due()).chain([self.next_beat]).min().unwrap_or_default()
     }
 
     fn notice_stall(&mut self) {
@@ -397,13 +423,14 @@ impl Driver {
         self.tell_board_of_turn();
         // First the lead: what it lost, no group may act on any more.
         self.tend_lead(now);
-        let due: Vec<String> = self
-            .services
-            .iter()
-            .filter(|(_, service)| service.group.poll_timeout().is_some_and(|at| at <= now))
-            .map(|(name, _)| name.clone())
-            .collect();
-        due.into_iter().for_each(|name| self.group(&name, Event::Tick));
+        while let Some(name) = self.due.take(now) {
+            let Some(service) = self.services.get_mut(&*name) else { continue };
+            service.due = None;
+            match service.group.poll_timeout() {
+                Some(at) if at > now => service.due = self.due.put(&name, None, Some(at)),
+                Some(_) | None => self.group(&name, Event::Tick),
+            }
+        }
         if now >= self.next_beat {
             self.next_beat = now + self.heartbeat();
             self.beat();

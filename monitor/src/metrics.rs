@@ -223,10 +223,10 @@ impl Metrics {
         }
     }
 
-    /// A server answered a probe.
-    pub(crate) fn probed(&mut self, service: &str, addr: &Endpoint, took: Duration) {
+    /// Where the seconds of a server's probes are counted, for the task that measures them.
+    pub(crate) fn probe_seconds(&mut self, service: &str, addr: &Endpoint) -> Histogram {
         let of = self.of_backend(service, addr);
-        self.probe_seconds.get_or_create(&of).observe(took.as_secs_f64());
+        self.probe_seconds.get_or_create(&of).clone()
     }
 
     /// A znode of the service was found to be broken.
@@ -341,7 +341,7 @@ mod tests {
         };
         metrics.service(service, Some((2, 1, true)), true);
         metrics.backend(service, addr, true, true, Some(7));
-        metrics.probed(service, addr, ms(1));
+        metrics.probe_seconds(service, addr).observe(0.001);
         metrics.damaged(service);
         metrics.completed(service, "primary gone", &timeline);
         metrics.completed(service, "primary silent", &timeline);
@@ -380,7 +380,7 @@ mod tests {
         fill(&mut metrics, "posts", &stays);
         let before = metrics.text();
         metrics.backend("posts", &leaves, true, true, Some(7));
-        metrics.probed("posts", &leaves, Duration::ZERO);
+        metrics.probe_seconds("posts", &leaves).observe(0.0);
         metrics.forget_backend("posts", &leaves);
         assert_eq!(metrics.text(), before);
     }

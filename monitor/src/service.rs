@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use failover::view::Announced;
 use failover::{Action, Event, Group, Limits, Reason, Stored, Time};
-use tokio::sync::{mpsc, watch};
+use prometheus_client::metrics::histogram::Histogram;
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use topology::zookeeper::{Followed, Seen, Versioned};
 use topology::{Endpoint, PausedRecord, State, Topology, ZnodePath};
@@ -15,6 +17,7 @@ use crate::backend::{Backend, Report, Target};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::driver::{About, Input};
+use crate::metrics::Metrics;
 use crate::publisher::Publisher;
 use crate::quiet::Quiet;
 use crate::redis::{BrownOut, Secret};
@@ -62,6 +65,8 @@ pub(crate) struct Service {
     pub(crate) vouched: (u64, bool),
     /// The epoch that the peer was told of, and its part of the note.
     pub(crate) noted: (Option<u64>, u64),
+    /// Where it stands among those that want to be looked at.
+    pub(crate) due: Option<Time>,
     /// Whether it was discovered rather than configured.
     pub(crate) discovered: bool,
     followers: Vec<JoinHandle<()>>,
@@ -81,6 +86,8 @@ pub(crate) struct Surroundings {
     pub(crate) clock: Clock,
     pub(crate) inputs: mpsc::UnboundedSender<Input>,
     pub(crate) publisher: Publisher,
+    /// Attempts to connect to servers that are under way ([`crate::backend::ATTEMPTS_MAX`]).
+    pub(crate) attempts: Arc<Semaphore>,
 }
 
 impl Service {
@@ -105,6 +112,7 @@ impl Service {
             writes_opinion: false,
             vouched: (0, false),
             noted: (None, 0),
+            due: None,
             discovered,
             followers: Vec::new(),
             tasks: JoinSet::new(),
@@ -140,7 +148,10 @@ impl Service {
     }
 
     /// Starts probes for new members and ends those of former ones, which are given back.
-    pub(crate) fn tend_probes(&mut self, around: &Surroundings) -> Vec<Endpoint> {
+    pub(crate) fn tend_probes(&mut self, around: &Surroundings, metrics: &mut Metrics) -> Vec<Endpoint> {
+        if self.group.members().eq(self.backends.keys()) {
+            return Vec::new(); // as after nearly every event
+        }
         let members: Vec<Endpoint> = self.group.members().cloned().collect();
         let left: Vec<Endpoint> =
             self.backends.keys().filter(|addr| !members.contains(addr)).cloned().collect();
@@ -153,7 +164,8 @@ impl Service {
         }
         for addr in members {
             if !self.backends.contains_key(&addr) {
-                let backend = start(&self.id, &self.path, &addr, around);
+                let took = metrics.probe_seconds(&self.id.name, &addr);
+                let backend = start(&self.id, &self.path, &addr, around, took);
                 self.backends.insert(addr, backend);
             }
         }
@@ -166,7 +178,13 @@ impl Service {
     }
 }
 
-fn start(id: &ServiceId, path: &ZnodePath, addr: &Endpoint, around: &Surroundings) -> Backend {
+fn start(
+    id: &ServiceId,
+    path: &ZnodePath,
+    addr: &Endpoint,
+    around: &Surroundings,
+    took: Histogram,
+) -> Backend {
     let config = &around.config;
     let login = config.login(addr);
     // The password of the whole group, not of this server: primary and replicas must come to the same credential.
@@ -184,12 +202,14 @@ fn start(id: &ServiceId, path: &ZnodePath, addr: &Endpoint, around: &Surrounding
         ping_interval: config.detector.ping_interval,
         down_after: config.detector.down_after,
         connect_timeout: config.detector.connect_timeout,
+        turn: turn(id.incarnation, config.detector.ping_interval),
+        took,
+        attempts: around.attempts.clone(),
     };
-    let (inputs, id, probed) = (around.inputs.clone(), id.clone(), addr.clone());
+    let (inputs, id) = (around.inputs.clone(), id.clone());
     let report = move |report: Report| {
         let about = match report {
             Report::Event(event) => About::Event(event),
-            Report::Probed(took) => About::Probed(probed.clone(), took),
             Report::Words(addr, words) => About::Words(addr, words),
             Report::BrownOut(addr, brown_out) => About::BrownOut(addr, brown_out),
             Report::Acted(order) => About::Acted(order),
@@ -203,6 +223,14 @@ fn start(id: &ServiceId, path: &ZnodePath, addr: &Endpoint, around: &Surrounding
         async move { publisher.stands(&path, &order).await }
     };
     Backend::start(target, around.clock, report, store)
+}
+
+/// When within a ping interval the servers of a service are asked: all at the same moment, for which this process wakes once,
+/// and those of different services as far from each other as can be, so that no answer waits for many others.
+fn turn(service: u64, interval: Duration) -> Duration {
+    // The fractional parts of the multiples of the golden ratio never come close to each other.
+    let share = service.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    interval.mul_f64(share as f64 / f64::from(u32::MAX))
 }
 
 /// Forwards every new value of a followed znode.

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use failover::{Action, Event, Outcome, PublishOutcome, Request};
+use failover::{Action, Event, Outcome, PublishOutcome, Reason, Request};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
-use topology::zookeeper::{PublishError, Seen, SessionPhase, Versioned};
+use topology::zookeeper::{PublishError, Queue, Seen, SessionPhase, Versioned};
 use topology::{PausedRecord, ZnodePath};
 use tracing::{info, warn};
 
@@ -41,6 +41,7 @@ impl Driver {
         let answers = self.session.is_some_and(|session| session.phase == SessionPhase::Connected);
         self.group(&name, Event::Store(answers));
         self.group(&name, Event::Reign(self.reign));
+        self.pass_opinion(&name);
         self.others.clone().iter().for_each(|monitor| self.follow_view(monitor, &name));
         self.vouch(&name);
     }
@@ -52,7 +53,8 @@ impl Driver {
         self.metrics.forget(name);
         self.hooks.forget(name);
         self.board.forget(name);
-        self.opinions.retain(|(_, of), _| of != name);
+        let _ = self.due.put(&service.id.name, service.due, None);
+        self.opinions.retain(|(of, _), _| **of != *name);
         self.views.retain(|(_, of), task| {
             let keep = of != name;
             if !keep {
@@ -96,11 +98,6 @@ impl Driver {
                 self.tell(name, &event);
                 self.group(name, event);
             }
-            About::Probed(addr, took) => {
-                if service.backends.contains_key(&addr) {
-                    self.metrics.probed(name, &addr, took);
-                }
-            }
             About::Words(addr, words) if service.backends.contains_key(&addr) => {
                 if service.words.get(&addr) != Some(&words) {
                     tell_words(service, &addr, &words, now);
@@ -114,7 +111,7 @@ impl Driver {
             // One that is gone thinks nothing any more.
             About::Opinion(monitor, _) if !self.others.contains(&monitor) => {}
             About::Opinion(monitor, unreachable) => {
-                self.opinions.insert((monitor, name.to_owned()), unreachable);
+                self.opinions.insert((id.name.clone(), monitor), unreachable);
                 self.pass_opinion(name);
             }
             About::OpinionWritten(written) => {
@@ -132,7 +129,8 @@ impl Driver {
         let clock = self.around.clock;
         let Some(service) = self.services.get_mut(name) else { return };
         let actions = service.handle(event, clock);
-        for addr in service.tend_probes(&self.around) {
+        service.due = self.due.put(&service.id.name, service.due, service.group.poll_timeout());
+        for addr in service.tend_probes(&self.around, &mut self.metrics) {
             self.metrics.forget_backend(name, &addr);
         }
         if !actions.is_empty() {
@@ -174,12 +172,17 @@ impl Driver {
                 }
             },
             Action::Look(addr) => {
+                if self.reign.is_some() && precedes_orders(service.because()) {
+                    let primary = service.group.view().state().map(|state| &state.primary.addr);
+                    let others = service.backends.iter().filter(|(addr, _)| Some(*addr) != primary);
+                    others.for_each(|(_, backend)| backend.prepare());
+                }
                 if let Some(backend) = service.backends.get(&addr) {
                     backend.look();
                 }
             }
             Action::Reread => {
-                let (store, path) = (self.store.clone(), service.path.clone());
+                let (store, path) = (self.store.queued(Queue::Usual), service.path.clone());
                 let (state, paused) = (self.layout.state(&path), self.layout.paused(&path));
                 self.later(name, async move {
                     loop {
@@ -244,7 +247,7 @@ impl Driver {
         if service.paused.is_some() == read.is_some() {
             return self.group(name, Event::Paused(read.is_some()));
         }
-        let (store, znode) = (self.store.clone(), self.layout.paused(&service.path));
+        let (store, znode) = (self.store.queued(Queue::Usual), self.layout.paused(&service.path));
         self.later(name, async move {
             loop {
                 sleep(READ_AGAIN).await;
@@ -313,4 +316,9 @@ impl Driver {
         };
         Publisher::new(store, self.layout.clone())
     }
+}
+
+/// Whether a replica may be promoted in a moment.
+fn precedes_orders(reason: &Reason) -> bool {
+    matches!(reason, Reason::PrimaryTroubled(_) | Reason::PrimaryUnreachable | Reason::Confirming(_))
 }

@@ -11,6 +11,9 @@ use super::Driver;
 use crate::admin::Question;
 use crate::status;
 
+/// At most one part in so many of this process' time goes into answers of the voter, whether somebody asks or not.
+const SHOW_SHARE: u32 = 200;
+
 impl Driver {
     pub(super) fn answer(&mut self, question: &Question) -> Value {
         match question {
@@ -130,12 +133,17 @@ impl Driver {
         }
     }
 
-    /// The voter answers with what `/services` shows.
-    pub(super) fn show(&self) {
+    /// The voter answers with what `/services` shows: as of the last heartbeat, or, where there are so many services that
+    /// this takes long, as of the last decision and some seconds at most.
+    pub(super) fn show(&mut self) {
+        let begun = self.now();
         if let Some(pair) = &self.pair
             && self.reign.is_some()
+            && begun >= self.next_show
         {
             pair.set_reply(self.status().to_string().into_bytes());
+            let now = self.now();
+            self.next_show = now + SHOW_SHARE * (now - begun);
         }
     }
 }

@@ -7,6 +7,7 @@
 mod board;
 mod display;
 mod due;
+mod losses;
 mod occasions;
 mod opinions;
 mod pairing;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 use binary_star::{Handle, PairEvent, State as PairState};
 use failover::lead::{Lead, Peer};
+use failover::mass::Losses;
 use failover::{Event, Order, Request, Time};
 use serde_json::Value;
 use settings::Problems;
@@ -146,6 +148,9 @@ pub(crate) struct Driver {
     services: BTreeMap<String, Service>,
     /// When each of them wants to be looked at.
     due: Due,
+    /// Primaries that are lost, of all services, and since when they are too many at once.
+    losses: Losses,
+    braked: Option<Time>,
     /// Services that there were so far.
     incarnations: u64,
     /// Discovered ones whose name is taken.
@@ -226,6 +231,8 @@ impl Driver {
             pair,
             services: BTreeMap::new(),
             due: Due::default(),
+            losses: Losses::default(),
+            braked: None,
             incarnations: 0,
             ignored: BTreeSet::new(),
             others: Vec::new(),
@@ -284,6 +291,7 @@ impl Driver {
                     Input::Stop => return self.stop().await,
                     input => self.take(input),
                 }
+                self.tend_brake(self.now());
                 if about_all && let Some(end) = self.tick() {
                     return end;
                 }
@@ -423,6 +431,7 @@ impl Driver {
         self.tell_board_of_turn();
         // First the lead: what it lost, no group may act on any more.
         self.tend_lead(now);
+        self.tend_brake(now);
         while let Some(name) = self.due.take(now) {
             let Some(service) = self.services.get_mut(&*name) else { continue };
             service.due = None;
@@ -440,6 +449,7 @@ impl Driver {
                 .collect::<Vec<_>>()
                 .iter()
                 .for_each(|name| self.write_opinion(name));
+            self.count_losses();
             self.tell_what_lasts();
             self.tell_hooks();
             self.tell_pair();

@@ -84,6 +84,7 @@ pub(crate) struct Metrics {
     pub(crate) active: Gauge,
     pub(crate) zookeeper_connected: Gauge,
     pub(crate) peer_up: Gauge,
+    pub(crate) mass_failure: Gauge,
     pub(crate) ignored_services: Counter,
     pub(crate) bad_heartbeats: Gauge<u64, AtomicU64>,
     backend_up: Family<OfBackend, Gauge>,
@@ -119,6 +120,7 @@ impl Metrics {
             active: Gauge::default(),
             zookeeper_connected: Gauge::default(),
             peer_up: Gauge::default(),
+            mass_failure: Gauge::default(),
             backend_up: Family::default(),
             lag: Family::default(),
             brown_out: Family::default(),
@@ -148,6 +150,11 @@ impl Metrics {
             new.zookeeper_connected.clone(),
         );
         r.register("peer_up", "1 while the peer monitor's heartbeats come, else 0", new.peer_up.clone());
+        r.register(
+            "mass_failure",
+            "1 while so many primaries are lost at once that it seems to be this monitor's own network, else 0",
+            new.mass_failure.clone(),
+        );
         r.register("backend_up", "1 while the Redis server answers probes, else 0", new.backend_up.clone());
         r.register(
             "replica_lag_bytes",

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use failover::view::Announced;
-use failover::{Action, Event, Group, Limits, Reason, Stored, Time};
+use failover::{Action, Event, Group, Health, Limits, Reason, Stored, Time, mass};
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -65,6 +65,8 @@ pub(crate) struct Service {
     pub(crate) vouched: (u64, bool),
     /// The epoch that the peer was told of, and its part of the note.
     pub(crate) noted: (Option<u64>, u64),
+    /// Its primary counts among the lost.
+    pub(crate) lost: bool,
     /// Where it stands among those that want to be looked at.
     pub(crate) due: Option<Time>,
     /// Whether it was discovered rather than configured.
@@ -112,6 +114,7 @@ impl Service {
             writes_opinion: false,
             vouched: (0, false),
             noted: (None, 0),
+            lost: false,
             due: None,
             discovered,
             followers: Vec::new(),
@@ -170,6 +173,17 @@ impl Service {
             }
         }
         left
+    }
+
+    /// Whether an event is but the answer of a server that goes on as it was, which changes nothing that anybody is told.
+    pub(crate) fn is_at_rest(&self, event: &Event, now: Time) -> bool {
+        let Event::Seen(addr, _, observation) = event else { return false };
+        let view = self.group.view();
+        let before = view.backends.get(addr).and_then(|backend| backend.seen.as_ref());
+        before.is_some_and(|before| before.observation == *observation)
+            && view.health(addr, now) == Health::Up
+            && self.words.is_empty()
+            && mass::is_lost(view, now) == self.lost
     }
 
     /// Why the group does what it does.

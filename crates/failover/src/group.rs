@@ -18,7 +18,7 @@ use crate::view::{
     View, follows,
 };
 use crate::witness::{Witness, witnesses};
-use crate::{Disqualified, Time, set, switchover};
+use crate::{Disqualified, Time, mass, set, switchover};
 
 /// A question is repeated no sooner than this: two round trips on a local network and a turn of the server's loop.
 const ASK_AGAIN: Duration = Duration::from_millis(2);
@@ -61,6 +61,8 @@ pub enum Event {
     Asked(u64, Request),
     /// The bounds are others from now on.
     Limits(Limits),
+    /// Many primaries of this monitor's groups are lost at once, or not any more ([`crate::mass`]).
+    Brake(bool),
     /// This monitor itself stood still (R13).
     Stalled,
     /// Time passed.
@@ -237,6 +239,7 @@ impl Group {
             announced: (Announced::Unread, -1),
             backends: BTreeMap::new(),
             peer: PeerOpinion::Gone,
+            braked: false,
             basis: None,
             promotion_refused: None,
             last_failover: None,
@@ -314,6 +317,7 @@ impl Group {
             Event::Paused(paused) => self.view.paused = if paused { Paused::Yes } else { Paused::No },
             Event::Asked(number, request) => self.asked(number, request, now),
             Event::Limits(limits) => self.view.limits = limits,
+            Event::Brake(braked) => self.view.braked = braked,
             Event::Stalled => self.view.backends.values_mut().for_each(|b| b.detector.forget_silence(now)),
             Event::Tick => {}
         }
@@ -939,6 +943,7 @@ impl Group {
         let mute = primary.filter(|since| now >= *since).map(|since| since + limits.down_after);
         let cold = self.view.state().filter(|_| matches!(self.because, Reason::ColdStartWaits(_)));
         let cold = cold.and_then(|state| crate::cold::deadline(&self.view, state));
+        let alone = primary.filter(|_| self.view.braked).map(|since| since + mass::ALONE_WAIT);
         let failover = self.view.last_failover.map(|last| last + limits.min_interval);
         let asked = self.view.asked.as_ref().map(|asked| asked.at + request::LIMIT);
         let budget = self.view.asked.as_ref().map(|asked| asked.at + limits.switchover_budget);
@@ -948,6 +953,7 @@ impl Group {
             Some(self.view.publish_hold),
             again,
             mute,
+            alone,
             cold,
             failover,
             asked,

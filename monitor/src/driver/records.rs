@@ -96,6 +96,7 @@ impl Driver {
             Reason::NobodyEligible(_)
                 | Reason::ColdStartWaits(_)
                 | Reason::PrimaryUnreachable
+                | Reason::Braked(_)
                 | Reason::Paused(Some(_))
         );
         let now = self.now();

@@ -42,6 +42,7 @@ impl Driver {
         self.group(&name, Event::Store(answers));
         self.group(&name, Event::Reign(self.reign));
         self.pass_opinion(&name);
+        self.group(&name, Event::Brake(self.braked.is_some()));
         self.others.clone().iter().for_each(|monitor| self.follow_view(monitor, &name));
         self.vouch(&name);
     }
@@ -53,6 +54,9 @@ impl Driver {
         self.metrics.forget(name);
         self.hooks.forget(name);
         self.board.forget(name);
+        if service.lost {
+            self.losses.ended();
+        }
         let _ = self.due.put(&service.id.name, service.due, None);
         self.opinions.retain(|(of, _), _| **of != *name);
         self.views.retain(|(_, of), task| {
@@ -94,6 +98,15 @@ impl Driver {
         let name: &str = &id.name;
         let Some(service) = self.services.get_mut(name).filter(|service| service.id == *id) else { return };
         match about {
+            About::Event(event) if service.is_at_rest(&event, now) => {
+                let because = service.because().clone();
+                let actions = service.handle(event, self.around.clock);
+                service.due = self.due.put(&service.id.name, service.due, service.group.poll_timeout());
+                // Nearly always: of thousands of servers at rest each says ten times a second that nothing has happened.
+                if !actions.is_empty() || because != *service.because() {
+                    self.follow_up(name, actions);
+                }
+            }
             About::Event(event) => {
                 self.tell(name, &event);
                 self.group(name, event);
@@ -130,6 +143,13 @@ impl Driver {
         let Some(service) = self.services.get_mut(name) else { return };
         let actions = service.handle(event, clock);
         service.due = self.due.put(&service.id.name, service.due, service.group.poll_timeout());
+        self.follow_up(name, actions);
+    }
+
+    /// What comes of an event that a group has taken in.
+    fn follow_up(&mut self, name: &str, actions: Vec<Action>) {
+        self.tend_losses(name);
+        let Some(service) = self.services.get_mut(name) else { return };
         for addr in service.tend_probes(&self.around, &mut self.metrics) {
             self.metrics.forget_backend(name, &addr);
         }

@@ -71,7 +71,8 @@ impl Driver {
         let services: Vec<Value> =
             self.services.values().map(|service| status::service(service, self.age(), now)).collect();
         let leader = if self.reign.is_some() { Some(self.me.name.as_str()) } else { self.lead.holder() };
-        json!({"me": self.me.name, "leader": leader, "monitors": monitors, "services": services})
+        json!({"me": self.me.name, "leader": leader, "monitors": monitors, "services": services,
+            "mass_failure": self.mass_failure()})
     }
 
     /// How long ago what is known of the services was known to be the present: zero while ZooKeeper answers, none if it

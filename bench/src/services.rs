@@ -248,19 +248,19 @@ impl Fleet {
             .collect()
     }
 
-    /// Waits until every service has its replica in sync.
-    fn settled(&mut self) {
+    /// Waits until each of these services has its replica in sync.
+    fn settled(&mut self, services: &[usize]) {
         wait::until("all services in order", LIMIT, || {
-            let records = self.records(0..self.services);
+            let records = self.records(services.iter().copied());
             let settled = |record: &&Result<State, String>| {
                 record.as_ref().is_ok_and(|state| state.phase == Phase::Serving && state.in_sync.len() == 1)
             };
             let good = records.iter().filter(settled).count();
-            if good < self.services {
+            if good < services.len() {
                 sleep(Duration::from_millis(100));
             }
             let first = || records.iter().find(|record| !settled(record)).map(|record| format!("{record:?}"));
-            wait::holds(good == self.services, || format!("{good} of {}; {:?}", self.services, first()))
+            wait::holds(good == services.len(), || format!("{good} of {}; {:?}", services.len(), first()))
         });
     }
 
@@ -360,10 +360,8 @@ fn measure(figures: &mut Figures, services: usize, real: bool) {
     let mut fleet = Fleet::new(servers, services);
     starts(figures, &label, &mut fleet);
     idle(figures, &label, &mut fleet);
-    if !real {
-        kills(figures, &label, &mut fleet);
-        silences(figures, &label, &mut fleet);
-    }
+    kills(figures, &label, &mut fleet);
+    silences(figures, &label, &mut fleet);
     if services >= 1000 {
         for share in [100, 400] {
             massacre(figures, &label, &mut fleet, share);
@@ -378,7 +376,7 @@ fn starts(figures: &mut Figures, label: &str, fleet: &mut Fleet) {
         fleet.start_monitors();
         fleet.ready();
         figures.add(label, what, "s", vec![begun.elapsed().as_secs_f64()], NONE);
-        fleet.settled();
+        fleet.settled(&(0..fleet.services).collect::<Vec<_>>());
         if what.starts_with("first") {
             figures.add(label, "first start until in sync", "s", vec![begun.elapsed().as_secs_f64()], NONE);
             for mut monitor in fleet.monitors.drain(..) {
@@ -428,8 +426,17 @@ fn primaries(fleet: &Fleet, services: &[usize]) -> Vec<usize> {
     services.iter().zip(&records).map(number).collect()
 }
 
-/// Milliseconds from what was done to each of these primaries until its replica was promoted, in the stub's own time.
+/// Milliseconds from what was done to each of these primaries until its replica was promoted, in the stub's own time; of
+/// real servers nothing, they are only waited for.
 fn gaps(fleet: &mut Fleet, victims: &[usize], what: &str) -> Vec<f64> {
+    if let Servers::Real(_) = fleet.servers {
+        let services: Vec<usize> = victims.iter().map(|victim| victim / 2).collect();
+        wait::until(&format!("others in place of those {what}"), LIMIT, || {
+            let now = primaries(fleet, &services);
+            wait::holds(now.iter().all(|server| !victims.contains(server)), || format!("{now:?}"))
+        });
+        return Vec::new();
+    }
     let mut events: BTreeMap<usize, (Option<f64>, Option<f64>)> = BTreeMap::new();
     let mut strangers = Vec::new();
     wait::until(&format!("a promotion for each of those {what}"), LIMIT, || {
@@ -457,23 +464,28 @@ fn phase(fleet: &Fleet, services: &[usize], phase: &str) -> Vec<f64> {
 /// One primary after the other dies.
 fn kills(figures: &mut Figures, label: &str, fleet: &mut Fleet) {
     let services = chosen(fleet.services, 50);
-    let mut took = Vec::new();
+    let (mut took, mut told) = (Vec::new(), Vec::new());
     for service in &services {
         let victim = primaries(fleet, &[*service])[0];
         fleet.servers.kill(&[victim]);
         took.extend(gaps(fleet, &[victim], "killed"));
+        sleep(Duration::from_millis(200)); // the history is written when all is over
+        told.extend(phase(fleet, &[*service], "promoted_ms"));
         fleet.servers.revive(&[victim]);
-        fleet.settled();
+        fleet.settled(&[*service]);
         if services.len() > fleet.services {
             sleep(Duration::from_millis(1200)); // min_interval_ms
         }
     }
-    spread(figures, label, "kill to promotion", took, NONE);
+    if !took.is_empty() {
+        spread(figures, label, "kill to promotion", took, NONE);
+    }
+    spread(figures, label, "closed connection to promotion, as the monitor tells it", told, NONE);
 }
 
 /// One primary after the other falls silent.
 fn silences(figures: &mut Figures, label: &str, fleet: &mut Fleet) {
-    let services: Vec<usize> = chosen(fleet.services, 100).into_iter().rev().collect();
+    let services: Vec<usize> = chosen(fleet.services, if fleet.services > 1 { 100 } else { 10 }).into_iter().rev().collect();
     let (mut over, mut took) = (Vec::new(), Vec::new());
     let at_once = (fleet.services / 20).clamp(1, 10);
     for some in services.chunks(at_once) {
@@ -486,7 +498,7 @@ fn silences(figures: &mut Figures, label: &str, fleet: &mut Fleet) {
         sleep(Duration::from_millis(300)); // the history is written when all is over
         over.extend(phase(fleet, some, "detected_ms").into_iter().map(|ms| ms - DOWN_AFTER_MS));
         fleet.servers.revive(&victims);
-        fleet.settled();
+        fleet.settled(some);
         sleep(Duration::from_millis(1000)); // min_interval_ms
     }
     let goal: Goal = match fleet.services {
@@ -494,7 +506,9 @@ fn silences(figures: &mut Figures, label: &str, fleet: &mut Fleet) {
         _ => NONE,
     };
     spread(figures, label, "silence: detection, beyond down_after_ms", over, goal);
-    spread(figures, label, "silence to promotion", took, NONE);
+    if !took.is_empty() {
+        spread(figures, label, "silence to promotion", took, NONE);
+    }
 }
 
 fn spread(figures: &mut Figures, label: &str, what: &str, took: Vec<f64>, goal: Goal) {
@@ -532,6 +546,6 @@ fn massacre(figures: &mut Figures, label: &str, fleet: &mut Fleet, victims: usiz
     let announced = phase(fleet, &services, "announced_ms");
     figures.add(label, &format!("{what}, announced"), "ms", announced, NONE);
     fleet.servers.revive(&victims);
-    fleet.settled();
+    fleet.settled(&services);
     sleep(Duration::from_secs(2));
 }

@@ -10,7 +10,7 @@ use core::time::Duration;
 use topology::{Endpoint, Phase, State, Topology};
 
 use crate::decide::{Decision, Reason, Step, decide};
-use crate::detector::Trouble;
+use crate::detector::{Health, Trouble};
 use crate::order::{Deed, Order, Refused};
 use crate::request::{self, Asked, Declined, Done, Request};
 use crate::view::{
@@ -283,6 +283,11 @@ impl Group {
 
     /// Takes in what happened. Actions may follow.
     pub fn handle(&mut self, event: Event, now: Time) {
+        if let Event::Seen(addr, asked, observation) = &event
+            && self.goes_on(addr, *asked, observation, now)
+        {
+            return;
+        }
         match event {
             Event::Reign(reign) => self.reign(reign, now),
             Event::Store(answers) => {
@@ -322,6 +327,47 @@ impl Group {
             Event::Tick => {}
         }
         self.advance(now);
+    }
+
+    /// Takes in the answer of a server that goes on as it was while all is well; false if it is anything else. Nothing can
+    /// come of such an answer, and of thousands of servers nearly all answers are: what time alone changes is looked at
+    /// when it is due, which is once within `down_after` at least.
+    fn goes_on(&mut self, addr: &Endpoint, asked: Time, observation: &Observation, now: Time) -> bool {
+        let view = &self.view;
+        let well = matches!(self.because, Reason::Healthy | Reason::Passive(None))
+            && view.asked.is_none()
+            && view.releasing.is_none()
+            && !view.publishing
+            && self.fault_at.is_none()
+            && self.primary_closed.is_none()
+            && self.next_wake.is_some();
+        let (true, Some(state)) = (well, view.state()) else { return false };
+        if state.in_sync.len() + 1 < state.members.len() {
+            return false; // whoever is to enter the set is looked at more closely
+        }
+        let is_primary = state.primary.addr == *addr;
+        let level = || {
+            let primary = view.backends.get(&state.primary.addr).and_then(|primary| primary.seen.as_ref());
+            primary.is_some_and(|primary| observation.offset >= primary.observation.offset)
+        };
+        let keeps_up = |backend: &Backend| backend.unattached_since.is_none() && backend.behind_since.is_none();
+        let Some(backend) = view.backends.get(addr) else { return false };
+        let same = backend.seen.as_ref().is_some_and(|before| {
+            before.asked >= backend.stale_until && before.asked < asked && before.observation == *observation
+        });
+        let steady = same
+            && asked >= backend.void_until
+            && backend.ordered.is_none()
+            && view.health(addr, now) == Health::Up
+            && (is_primary || (keeps_up(backend) && level()));
+        if steady && let Some(backend) = self.view.backends.get_mut(addr) {
+            backend.detector.heard(now, None);
+            backend.asked_at = None;
+            if let Some(seen) = &mut backend.seen {
+                (seen.asked, seen.at) = (asked, now);
+            }
+        }
+        steady
     }
 
     /// The next thing to do.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use failover::{Event, Look, Observation, Order, Outcome, Time, Trouble, Verdict};
+use failover::{Deed, Event, Look, Observation, Order, Outcome, Time, Trouble, Verdict};
 use futures_util::FutureExt;
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -43,7 +43,13 @@ pub(crate) struct Target {
     pub(crate) took: Histogram,
     /// Attempts to connect that are under way, to all servers.
     pub(crate) attempts: Arc<Semaphore>,
+    /// Orders under way but for promotions, likewise.
+    pub(crate) turns: Arc<Semaphore>,
 }
+
+/// Orders under way at a time, of all servers: a thousand groups are born together, and each first order asks ZooKeeper. Their
+/// time counts from their turn on. A promotion waits for no turn.
+pub(crate) const ORDERS_MAX: usize = 128;
 
 /// Attempts under way at a time, of all servers: each to a silent host lasts `connect_timeout_ms`. Where more are due they
 /// skip a turn. The first one after a connection was closed is not counted among them: it is what tells of a death.
@@ -328,6 +334,8 @@ async fn execute<R, S, F>(
             }
             Some(Job::Order(order)) => order,
         };
+        let waits = !matches!(order.deed, Deed::Promote { .. });
+        let _turn = if waits { target.turns.clone().acquire_owned().await.ok() } else { None };
         // An idle connection that was closed meanwhile is replaced before anything is sent over it.
         let closed = match &mut link {
             Some(link) => link.receiver().next().now_or_never().is_some(),
@@ -426,8 +434,8 @@ where
 {
     let Some(run_id) = link.run_id().map(str::to_owned) else { return Ok(Outcome::Lost) };
     let prepare = order.prepare().map(|deed| redis::render(&deed, &target.secret, &[])).unwrap_or_default();
-    let asks_data = matches!(order.deed, failover::Deed::Attach);
-    let asks_users = matches!(order.deed, failover::Deed::Promote { .. } | failover::Deed::Stamp);
+    let asks_data = matches!(order.deed, Deed::Attach);
+    let asks_users = matches!(order.deed, Deed::Promote { .. } | Deed::Stamp);
     let mut pipeline = prepare.clone();
     pipeline.push(redis::watch());
     pipeline.extend(redis::questions());

@@ -40,7 +40,7 @@ use tracing::{debug, info, warn};
 
 use crate::admin::Question;
 use crate::asking::{Answer, Paused};
-use crate::backend::ATTEMPTS_MAX;
+use crate::backend::{ATTEMPTS_MAX, ORDERS_MAX};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::discovery::Board;
@@ -223,6 +223,7 @@ impl Driver {
                 inputs,
                 publisher,
                 attempts: Arc::new(Semaphore::new(ATTEMPTS_MAX)),
+                turns: Arc::new(Semaphore::new(ORDERS_MAX)),
             },
             store,
             layout,

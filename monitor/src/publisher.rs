@@ -96,7 +96,7 @@ impl Publisher {
             Op::check(self.layout.leader(), order.reign),
             Op::check(self.layout.state(path), order.version),
         ];
-        self.store.queued(Queue::Usual).multi(checks).await.is_ok()
+        self.store.multi(checks).await.is_ok()
     }
 
     /// Takes the lead at this version, or creates the record. Gives the version of the reign.

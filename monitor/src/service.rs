@@ -90,6 +90,8 @@ pub(crate) struct Surroundings {
     pub(crate) publisher: Publisher,
     /// Attempts to connect to servers that are under way ([`crate::backend::ATTEMPTS_MAX`]).
     pub(crate) attempts: Arc<Semaphore>,
+    /// Orders under way ([`crate::backend::ORDERS_MAX`]).
+    pub(crate) turns: Arc<Semaphore>,
 }
 
 impl Service {
@@ -219,6 +221,7 @@ fn start(
         turn: turn(id.incarnation, config.detector.ping_interval),
         took,
         attempts: around.attempts.clone(),
+        turns: around.turns.clone(),
     };
     let (inputs, id) = (around.inputs.clone(), id.clone());
     let report = move |report: Report| {

@@ -389,7 +389,8 @@ fn starts(figures: &mut Figures, label: &str, fleet: &mut Fleet) {
 /// What it costs while nothing happens.
 fn idle(figures: &mut Figures, label: &str, fleet: &mut Fleet) {
     sleep(Duration::from_secs(3));
-    let (before, played, requests, carried) = (fleet.cpus(), fleet.servers.cpu(), fleet.requests(), packets());
+    let (before, played, requests, carried) =
+        (fleet.cpus(), fleet.servers.cpu(), fleet.requests(), packets());
     let begun = Instant::now();
     sleep(IDLE);
     let took = begun.elapsed().as_secs_f64();
@@ -485,7 +486,8 @@ fn kills(figures: &mut Figures, label: &str, fleet: &mut Fleet) {
 
 /// One primary after the other falls silent.
 fn silences(figures: &mut Figures, label: &str, fleet: &mut Fleet) {
-    let services: Vec<usize> = chosen(fleet.services, if fleet.services > 1 { 100 } else { 10 }).into_iter().rev().collect();
+    let services: Vec<usize> =
+        chosen(fleet.services, if fleet.services > 1 { 100 } else { 10 }).into_iter().rev().collect();
     let (mut over, mut took) = (Vec::new(), Vec::new());
     let at_once = (fleet.services / 20).clamp(1, 10);
     for some in services.chunks(at_once) {

@@ -135,8 +135,7 @@ impl Servers {
             self.all[one].info = None;
             if let Some(source) = self.linked(one) {
                 let Server { replid, offset, fence, fence_writes, tick, .. } = &self.all[source];
-                let stream =
-                    (replid.clone(), *offset, fence.clone(), *fence_writes, *tick);
+                let stream = (replid.clone(), *offset, fence.clone(), *fence_writes, *tick);
                 let replica = &mut self.all[one];
                 (replica.replid, replica.offset, replica.fence, replica.fence_writes, replica.tick) = stream;
             }
@@ -158,14 +157,17 @@ impl Servers {
         let offset = own.offset;
         match own.source {
             None => {
-                let replicas = [server ^ 1].into_iter().filter(|other| {
-                    !self.all[*other].dead && self.linked(*other) == Some(server)
-                });
+                let replicas = [server ^ 1]
+                    .into_iter()
+                    .filter(|other| !self.all[*other].dead && self.linked(*other) == Some(server));
                 let replicas: Vec<SocketAddrV4> = replicas.map(|other| self.all[other].addr).collect();
                 let _ = write!(text, "role:master\r\nconnected_slaves:{}\r\n", replicas.len());
                 for (number, addr) in replicas.iter().enumerate() {
                     let (ip, port) = (addr.ip(), addr.port());
-                    let _ = write!(text, "slave{number}:ip={ip},port={port},state=online,offset={offset},lag=0\r\n");
+                    let _ = write!(
+                        text,
+                        "slave{number}:ip={ip},port={port},state=online,offset={offset},lag=0\r\n"
+                    );
                 }
             }
             Some(source) => {
@@ -358,8 +360,7 @@ fn handle(servers: &mut Servers, server: usize, client: &mut Client, args: &[&st
     match name {
         "EXEC" => {
             let queued = client.queued.take().unwrap_or_default();
-            let untouched =
-                client.watched.take().is_none_or(|seen| seen == servers.all[server].fence_writes);
+            let untouched = client.watched.take().is_none_or(|seen| seen == servers.all[server].fence_writes);
             if !untouched {
                 return out.extend_from_slice(b"*-1\r\n");
             }

@@ -237,7 +237,9 @@ mod tests {
 
     #[test]
     fn more_servers_than_files_are_refused() {
-        for (servers, may_open, fails) in [(1, 1024, false), (412, 1024, false), (413, 1024, true), (6000, 20_000, false)] {
+        for (servers, may_open, fails) in
+            [(1, 1024, false), (412, 1024, false), (413, 1024, true), (6000, 20_000, false)]
+        {
             let mut report = Report::default();
             files(servers, may_open, &mut report);
             assert_eq!(report.failed, fails, "{servers} {may_open}");

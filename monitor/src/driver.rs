@@ -318,7 +318,14 @@ impl Driver {
     /// The loop turns at least once a heartbeat, so that a stall of this process shows (R13).
     fn deadline(&self) -> Time {
         let lead = if self.observes() { None } else { self.lead.deadline(self.now()) };
-        self.due.first().into_iter().chain(lead).chain(self.display_due()).chain([self.next_beat]).min().unwrap_or_default()
+        self.due
+            .first()
+            .into_iter()
+            .chain(lead)
+            .chain(self.display_due())
+            .chain([self.next_beat])
+            .min()
+            .unwrap_or_default()
     }
 
     fn notice_stall(&mut self) {

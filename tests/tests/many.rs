@@ -30,7 +30,8 @@ impl Many {
         };
         let redis: Vec<[Redis; 2]> = (0..SERVICES).map(pair).collect();
         let seed = |(number, [primary, replica]): (usize, &[Redis; 2])| {
-            let json = format!("{{\"primary\": \"{}\", \"secondary\": [\"{}\"]}}", primary.addr(), replica.addr());
+            let json =
+                format!("{{\"primary\": \"{}\", \"secondary\": [\"{}\"]}}", primary.addr(), replica.addr());
             (format!("s{number}"), json)
         };
         zookeeper.create_all(PARENT, &redis.iter().enumerate().map(seed).collect::<Vec<_>>());

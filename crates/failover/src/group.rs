@@ -350,7 +350,8 @@ impl Group {
             let primary = view.backends.get(&state.primary.addr).and_then(|primary| primary.seen.as_ref());
             primary.is_some_and(|primary| observation.offset >= primary.observation.offset)
         };
-        let keeps_up = |backend: &Backend| backend.unattached_since.is_none() && backend.behind_since.is_none();
+        let keeps_up =
+            |backend: &Backend| backend.unattached_since.is_none() && backend.behind_since.is_none();
         let Some(backend) = view.backends.get(addr) else { return false };
         let same = backend.seen.as_ref().is_some_and(|before| {
             before.asked >= backend.stale_until && before.asked < asked && before.observation == *observation

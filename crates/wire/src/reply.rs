@@ -109,7 +109,11 @@ pub fn take_reply(buffer: &mut BytesMut, max_bytes: usize) -> Result<Option<Repl
 }
 
 /// Where so many replies end, if all of them are there.
-pub(crate) fn end_of_replies(buffer: &[u8], count: usize, max_bytes: usize) -> Result<Option<usize>, Garbage> {
+pub(crate) fn end_of_replies(
+    buffer: &[u8],
+    count: usize,
+    max_bytes: usize,
+) -> Result<Option<usize>, Garbage> {
     let mut at = 0;
     for _ in 0..count {
         match end_of_reply(buffer.get(at..).unwrap_or_default(), max_bytes)? {

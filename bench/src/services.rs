@@ -257,7 +257,7 @@ impl Fleet {
             };
             let good = records.iter().filter(settled).count();
             if good < services.len() {
-                sleep(Duration::from_millis(100));
+                sleep(Duration::from_millis(500)); // so many reads are a load of their own
             }
             let first = || records.iter().find(|record| !settled(record)).map(|record| format!("{record:?}"));
             wait::holds(good == services.len(), || format!("{good} of {}; {:?}", services.len(), first()))

@@ -7,6 +7,8 @@ mod durability;
 mod failover;
 mod figures;
 mod sentinel;
+mod services;
+mod stub;
 mod switchover;
 mod throughput;
 
@@ -19,11 +21,16 @@ const ALL: &[(&str, Benchmark)] = &[
     ("throughput", throughput::run),
     ("announcement", announcement::run),
     ("durability", durability::run),
+    ("services", services::run),
     ("switchover", switchover::run),
 ];
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
+    if wanted.first().is_some_and(|word| word == stub::WORD) {
+        stub::run(&wanted[1..]); // started by `services`
+        return ExitCode::SUCCESS;
+    }
     if let Some(unknown) = wanted.iter().find(|name| ALL.iter().all(|(known, _)| known != name)) {
         let known: Vec<&str> = ALL.iter().map(|(name, _)| *name).collect();
         eprintln!("there is no benchmark `{unknown}`; there are: {}", known.join(", "));

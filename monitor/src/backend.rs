@@ -2,18 +2,21 @@
 //!
 //! The probe keeps one connection and asks every `ping_interval_ms`, or at once when told to. A close is reported as
 //! soon as the kernel tells of it. While there is no connection an attempt starts every 50 ms; earlier ones are not
-//! waited for. Orders use a second connection of their own, from look to act (R1), because WATCH belongs to it.
+//! waited for. Orders use a second connection of their own, from look to act (R1), because WATCH belongs to it. That one is
+//! opened when an order may come, and closed when none has come for long: a server at rest has one connection.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use failover::{Event, Look, Order, Outcome, Time, Trouble, Verdict};
+use bytes::BytesMut;
+use failover::{Deed, Event, Look, Observation, Order, Outcome, Time, Trouble, Verdict};
 use futures_util::FutureExt;
-use tokio::sync::{Notify, mpsc, watch};
+use prometheus_client::metrics::histogram::Histogram;
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 use topology::Endpoint;
-use wire::{Link, LinkError, Login, OpenError, Reply, cmd};
+use wire::{Link, LinkError, Login, OpenError, Receiver, Reply, cmd};
 
 use crate::clock::Clock;
 use crate::config::Detector;
@@ -34,6 +37,14 @@ pub(crate) struct Target {
     pub(crate) secret: Secret,
     /// As it is now; a reload changes it.
     pub(crate) detector: watch::Receiver<Detector>,
+    /// When it is asked within each `ping_interval` of the clock: all servers of a service at the same moment.
+    pub(crate) turn: Duration,
+    /// Counts how long its answers take.
+    pub(crate) took: Histogram,
+    /// Attempts to connect that are under way, to all servers.
+    pub(crate) attempts: Arc<Semaphore>,
+    /// Orders under way but for promotions, likewise.
+    pub(crate) turns: Arc<Semaphore>,
 }
 
 impl Target {
@@ -42,10 +53,18 @@ impl Target {
     }
 }
 
+/// Orders under way at a time, of all servers: a thousand groups are born together, and each first order asks ZooKeeper. Their
+/// time counts from their turn on. A promotion waits for no turn.
+pub(crate) const ORDERS_MAX: usize = 128;
+
+/// Attempts under way at a time, of all servers: each to a silent host lasts `connect_timeout_ms`. Where more are due they
+/// skip a turn. The first one after a connection was closed is not counted among them: it is what tells of a death.
+pub(crate) const ATTEMPTS_MAX: usize = 512;
+
 /// A running probe and executor; both end when this is dropped.
 pub(crate) struct Backend {
     look: Arc<Notify>,
-    orders: mpsc::UnboundedSender<Order>,
+    jobs: mpsc::UnboundedSender<Job>,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -59,10 +78,10 @@ impl Backend {
         F: Future<Output = bool> + Send + 'static,
     {
         let look = Arc::new(Notify::new());
-        let (orders, inbox) = mpsc::unbounded_channel();
+        let (jobs, inbox) = mpsc::unbounded_channel();
         let probe = Probe { target: target.clone(), clock, look: look.clone(), report: report.clone() };
         let tasks = [tokio::spawn(probe.run()), tokio::spawn(execute(target, clock, inbox, report, store))];
-        Self { look, orders, tasks }
+        Self { look, jobs, tasks }
     }
 
     /// Asks now.
@@ -70,10 +89,15 @@ impl Backend {
         self.look.notify_one();
     }
 
+    /// An order may come at any moment: it must not wait for a connection to be opened.
+    pub(crate) fn prepare(&self) {
+        let _ = self.jobs.send(Job::Prepare);
+    }
+
     /// Carries out an order; its outcome is reported.
     pub(crate) fn order(&self, order: Order) {
         // The executor lives as long as this does.
-        let _ = self.orders.send(order);
+        let _ = self.jobs.send(Job::Order(order));
     }
 }
 
@@ -83,6 +107,16 @@ impl Drop for Backend {
     }
 }
 
+/// What the executor is told.
+enum Job {
+    /// Have a connection.
+    Prepare,
+    Order(Order),
+}
+
+/// A connection for orders is given up after so long without one.
+const KEEP_FOR: Duration = Duration::from_secs(10);
+
 /// Disk and memory are asked after this often.
 const ROOM_EVERY: Duration = Duration::from_secs(1);
 
@@ -91,8 +125,6 @@ const ROOM_EVERY: Duration = Duration::from_secs(1);
 pub(crate) enum Report {
     /// For the core.
     Event(Event),
-    /// An answer took so long.
-    Probed(Duration),
     /// The server's own words when it refused us.
     Words(Endpoint, String),
     /// Whether the server has room for writes.
@@ -110,8 +142,10 @@ struct Probe<R> {
 
 impl<R: Fn(Report)> Probe<R> {
     async fn run(self) {
+        let mut known = false;
         loop {
-            let link = self.connect().await;
+            let link = self.connect(known).await;
+            known = true;
             self.event(Event::Opened(self.target.addr.clone()));
             if let Some(run_id) = link.run_id() {
                 self.event(Event::Greeted(self.target.addr.clone(), run_id.to_owned()));
@@ -130,16 +164,25 @@ impl<R: Fn(Report)> Probe<R> {
         (self.report)(Report::Words(self.target.addr.clone(), words));
     }
 
-    async fn connect(&self) -> Link {
+    /// `known`: there was a connection a moment ago.
+    async fn connect(&self, mut known: bool) -> Link {
         let mut attempts = JoinSet::new();
         let mut every = interval(ATTEMPT_EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = every.tick() => {
+                    let permit = self.target.attempts.clone().try_acquire_owned().ok();
+                    if permit.is_none() && !std::mem::take(&mut known) {
+                        continue;
+                    }
+                    known = false;
                     let Target { addr, login, .. } = self.target.clone();
                     let connect_timeout = self.target.detector().connect_timeout;
-                    attempts.spawn(async move { Link::open(&addr, &login, redis::CLIENT_NAME, connect_timeout).await });
+                    attempts.spawn(async move {
+                        let _permit = permit;
+                        Link::open(&addr, &login, redis::CLIENT_NAME, connect_timeout).await
+                    });
                 }
                 Some(Ok(opened)) = attempts.join_next() => match opened {
                     Ok(link) => return link,
@@ -175,62 +218,105 @@ impl<R: Fn(Report)> Probe<R> {
             self.troubled(trouble, words);
         }
         let (mut sender, mut receiver) = link.split();
-        let (mut answers, mut asked): (Vec<Reply>, Option<(Time, Instant)>) = (Vec::new(), None);
-        let (mut due, mut wanted, mut heard) = (Instant::now(), true, Instant::now());
         let (questions, room) = (redis::questions(), redis::room_questions());
-        let all: Vec<wire::Command> = questions.iter().chain(&room).cloned().collect();
-        let (mut room_due, mut expected) = (Instant::now(), questions.len());
+        let (quick, all) = (encoded(&questions), encoded(questions.iter().chain(&room)));
+        let (mut due, mut wanted, mut room_due) = (self.clock.now(), true, Time::ZERO);
+        // The last answer as bytes, and what it says. A server at rest says the same again and again.
+        let mut last: Option<(Vec<u8>, Observation)> = None;
+        let mut asked: Option<Asked> = None;
         loop {
             if wanted && asked.is_none() {
-                (wanted, asked, due) = (
-                    false,
-                    Some((self.clock.now(), Instant::now())),
-                    Instant::now() + self.target.detector().ping_interval,
-                );
-                let asks_room = Instant::now() >= room_due;
-                expected = if asks_room { all.len() } else { questions.len() };
-                if asks_room {
-                    room_due = Instant::now() + ROOM_EVERY;
+                let now = self.clock.now();
+                let room = now >= room_due;
+                if room {
+                    room_due = now + ROOM_EVERY;
                 }
-                if sender.send(&all[..expected]).await.is_err() {
+                (wanted, due, asked) = (false, self.next_turn(now), Some(Asked { at: now, room }));
+                if sender.send_encoded(if room { &all } else { &quick }).await.is_err() {
                     return;
                 }
             }
-            let Detector { down_after, ping_interval, .. } = self.target.detector();
-            let silent = heard + down_after + ping_interval;
+            // Every question is sent by a turn, so silence counts from the one that is not answered.
+            let down_after = self.target.detector().down_after;
+            let silent = |asked: &Asked| asked.at + down_after;
+            let wake = self.clock.instant(asked.as_ref().map_or(due, silent));
+            let expected = asked.as_ref().map_or(1, |asked| questions.len() + if asked.room { 2 } else { 0 });
             tokio::select! {
                 biased;
-                reply = receiver.next() => match reply {
-                    Ok(reply) => { heard = Instant::now(); answers.push(reply); }
-                    Err(LinkError::Closed | LinkError::Protocol) => return,
-                },
-                () = self.look.notified() => wanted = true,
-                () = sleep_until(due), if asked.is_none() => wanted = true,
-                () = sleep_until(silent) => return,
+                answer = receiver.whole(expected) => if answer.is_err() { return },
+                () = self.look.notified() => { wanted = true; continue }
+                () = sleep_until(wake) => {
+                    if asked.is_some() { return }
+                    wanted = true;
+                    continue;
+                }
             }
-            let Some((at, sent)) = asked.filter(|_| answers.len() == expected) else { continue };
-            asked = None;
-            (self.report)(Report::Probed(sent.elapsed()));
-            let (answers_of_probe, of_room) = answers.split_at(questions.len());
-            if !of_room.is_empty() {
-                let brown_out = redis::brown_out(of_room);
+            let Some(Asked { at, room }) = asked.take() else { return }; // nobody asked for that
+            self.target.took.observe(self.clock.now().saturating_sub(at).as_secs_f64());
+            let Ok(bytes) = receiver.whole(questions.len()).await else { return };
+            let same = last.as_ref().filter(|(before, _)| before == bytes);
+            let read = match same.map(|(before, seen)| (before.len(), seen.clone())) {
+                Some((length, seen)) => {
+                    receiver.skip(length);
+                    Ok(seen)
+                }
+                None => {
+                    let bytes = bytes.to_vec();
+                    let Some(answers) = take(&mut receiver, questions.len()) else { return };
+                    let read = redis::observation(&answers, run_id.as_deref().unwrap_or_default(), peer);
+                    last = read.as_ref().ok().map(|seen| (bytes, seen.clone()));
+                    read
+                }
+            };
+            if room {
+                let Some(answers) = take(&mut receiver, 2) else { return };
+                let brown_out = redis::brown_out(&answers);
                 (self.report)(Report::BrownOut(self.target.addr.clone(), brown_out));
             }
-            match redis::observation(answers_of_probe, run_id.as_deref().unwrap_or_default(), peer) {
+            match read {
                 Ok(_) if run_id.is_none() => return, // it was busy when it greeted: ask again who it is
                 Ok(seen) => self.event(Event::Seen(self.target.addr.clone(), at, seen)),
                 Err(NoAnswer(trouble, words)) => self.troubled(trouble, words),
             }
-            answers.clear();
         }
+    }
+
+    /// The next moment, later than now, at which this server's turn is.
+    fn next_turn(&self, now: Time) -> Time {
+        next_turn(now, self.target.turn, self.target.detector().ping_interval)
     }
 }
 
-/// Carries out orders, one at a time, over one connection that is kept.
+/// A question under way.
+struct Asked {
+    /// When it was sent.
+    at: Time,
+    /// It asks after disk and memory, too.
+    room: bool,
+}
+
+fn encoded<'a>(commands: impl IntoIterator<Item = &'a wire::Command>) -> BytesMut {
+    let mut out = BytesMut::new();
+    commands.into_iter().for_each(|command| command.write_to(&mut out));
+    out
+}
+
+/// So many replies, which are there.
+fn take(receiver: &mut Receiver, count: usize) -> Option<Vec<Reply>> {
+    (0..count).map(|_| receiver.buffered().ok().flatten()).collect()
+}
+
+fn next_turn(now: Time, turn: Duration, interval: Duration) -> Time {
+    let (now, turn, interval) = (now.as_micros(), turn.as_micros(), interval.as_micros().max(1));
+    let next = now + interval - (now + interval - turn % interval) % interval;
+    Time::from_micros(u64::try_from(next).unwrap_or(u64::MAX))
+}
+
+/// Carries out orders, one at a time, over one connection that is kept for a while.
 async fn execute<R, S, F>(
     target: Target,
     clock: Clock,
-    mut inbox: mpsc::UnboundedReceiver<Order>,
+    mut inbox: mpsc::UnboundedReceiver<Job>,
     report: R,
     store: S,
 ) where
@@ -239,11 +325,29 @@ async fn execute<R, S, F>(
     F: Future<Output = bool>,
 {
     let mut link: Option<Link> = None;
-    // The first order of a failover must not wait for a connection to be opened.
-    if let Ok(opened) = open(&target).await {
-        link = Some(opened);
-    }
-    while let Some(order) = inbox.recv().await {
+    loop {
+        let job = match &link {
+            None => inbox.recv().await,
+            Some(_) => match timeout(KEEP_FOR, inbox.recv()).await {
+                Ok(job) => job,
+                Err(_) => {
+                    link = None;
+                    continue;
+                }
+            },
+        };
+        let order = match job {
+            None => return,
+            Some(Job::Prepare) => {
+                if link.is_none() {
+                    link = open(&target).await.ok();
+                }
+                continue;
+            }
+            Some(Job::Order(order)) => order,
+        };
+        let waits = !matches!(order.deed, Deed::Promote { .. });
+        let _turn = if waits { target.turns.clone().acquire_owned().await.ok() } else { None };
         // An idle connection that was closed meanwhile is replaced before anything is sent over it.
         let closed = match &mut link {
             Some(link) => link.receiver().next().now_or_never().is_some(),
@@ -252,7 +356,7 @@ async fn execute<R, S, F>(
         if closed {
             link = open(&target).await.ok();
         }
-        let mut asked = Asked { clock, at: clock.now() };
+        let mut asked = Sent { clock, at: clock.now() };
         let outcome = match &mut link {
             None => Outcome::Lost,
             Some(link) => {
@@ -271,12 +375,12 @@ async fn execute<R, S, F>(
 }
 
 /// When the last question of an order was sent.
-struct Asked {
+struct Sent {
     clock: Clock,
     at: Time,
 }
 
-impl Asked {
+impl Sent {
     fn now(&mut self) {
         self.at = self.clock.now();
     }
@@ -293,7 +397,7 @@ async fn carry_out<R, S, F>(
     order: &Order,
     report: &R,
     store: &S,
-    asked: &mut Asked,
+    asked: &mut Sent,
 ) -> Outcome
 where
     R: Fn(Report),
@@ -334,7 +438,7 @@ async fn look_and_act<R, S, F>(
     report: &R,
     store: &S,
     limit: Option<String>,
-    asked: &mut Asked,
+    asked: &mut Sent,
 ) -> Result<Outcome, LinkError>
 where
     R: Fn(Report),
@@ -343,8 +447,8 @@ where
 {
     let Some(run_id) = link.run_id().map(str::to_owned) else { return Ok(Outcome::Lost) };
     let prepare = order.prepare().map(|deed| redis::render(&deed, &target.secret, &[])).unwrap_or_default();
-    let asks_data = matches!(order.deed, failover::Deed::Attach);
-    let asks_users = matches!(order.deed, failover::Deed::Promote { .. } | failover::Deed::Stamp);
+    let asks_data = matches!(order.deed, Deed::Attach);
+    let asks_users = matches!(order.deed, Deed::Promote { .. } | Deed::Stamp);
     let mut pipeline = prepare.clone();
     pipeline.push(redis::watch());
     pipeline.extend(redis::questions());
@@ -451,5 +555,26 @@ fn name(command: &wire::Command) -> String {
         "ACL" | "CLIENT" | "CONFIG" => format!("{first} {second}"),
         _ if second.starts_with("albireo:") => format!("{first} {second}"),
         _ => first.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_are_a_ping_interval_apart_and_always_ahead() {
+        let ms = Duration::from_millis;
+        for (now, turn, next) in
+            [(0, 0, 100), (0, 30, 30), (29, 30, 30), (30, 30, 130), (31, 30, 130), (1234, 99, 1299)]
+        {
+            assert_eq!(next_turn(ms(now), ms(turn), ms(100)), ms(next), "now {now}, turn {turn}");
+        }
+        let mut now = Time::from_micros(17);
+        for _ in 0..1000 {
+            let next = next_turn(now, Duration::from_nanos(99_999_999), ms(100));
+            assert!(next > now && next <= now + ms(100), "{now:?} {next:?}");
+            now = next;
+        }
     }
 }

@@ -78,12 +78,31 @@ async fn services(config: &Config, store: &Store, report: &mut Report) {
             Err(error) => report.bad(parent.as_str(), &error.to_string()),
         }
     }
+    let mut servers = 0;
     for path in paths {
-        service(config, store, &path, report).await;
+        servers += service(config, store, &path, report).await;
+    }
+    files(servers, crate::files::raise(), report);
+}
+
+/// Files that a monitor opens besides connections to Redis servers: clients, ZooKeeper, its log.
+const OWN_FILES: usize = 200;
+
+/// Whether so many servers can be watched by a process that may open so many files.
+fn files(servers: usize, may_open: usize, report: &mut Report) {
+    let need = OWN_FILES + 2 * servers;
+    if need > may_open {
+        report.bad(
+            "files",
+            &format!(
+                "{servers} servers may take {need} open files, and the hard limit for a process is {may_open} (ulimit -Hn)"
+            ),
+        );
     }
 }
 
-async fn service(config: &Config, store: &Store, path: &ZnodePath, report: &mut Report) {
+/// Gives the number of its servers.
+async fn service(config: &Config, store: &Store, path: &ZnodePath, report: &mut Report) -> usize {
     let layout = Layout::new(config.zookeeper.state_root.clone());
     let topology = match store.get(path.as_str()).await {
         Ok(Some(found)) => Topology::from_json(&found.data).map_err(|e| e.to_string()),
@@ -93,14 +112,23 @@ async fn service(config: &Config, store: &Store, path: &ZnodePath, report: &mut 
     let state = match store.get(&layout.state(path)).await {
         Ok(Some(found)) => match State::from_json(&found.data) {
             Ok(state) => Some(state),
-            Err(error) => return report.bad(&layout.state(path), &error.to_string()),
+            Err(error) => {
+                report.bad(&layout.state(path), &error.to_string());
+                return 0;
+            }
         },
         Ok(None) => None,
-        Err(error) => return report.bad(&layout.state(path), &error.to_string()),
+        Err(error) => {
+            report.bad(&layout.state(path), &error.to_string());
+            return 0;
+        }
     };
     let topology = match topology {
         Ok(topology) => topology,
-        Err(why) => return report.bad(path.as_str(), &why),
+        Err(why) => {
+            report.bad(path.as_str(), &why);
+            return 0;
+        }
     };
     report.good(&format!("{path} (primary {}, {} others)", topology.primary, topology.replicas.len()));
     match &state {
@@ -117,9 +145,10 @@ async fn service(config: &Config, store: &Store, path: &ZnodePath, report: &mut 
         Some(state) => state.members,
         None => topology.members().cloned().collect(),
     };
-    for addr in members {
-        server(config, &addr, report).await;
+    for addr in &members {
+        server(config, addr, report).await;
     }
+    members.len()
 }
 
 async fn server(config: &Config, addr: &Endpoint, report: &mut Report) {
@@ -208,6 +237,17 @@ fn is_new_enough(version: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn more_servers_than_files_are_refused() {
+        for (servers, may_open, fails) in
+            [(1, 1024, false), (412, 1024, false), (413, 1024, true), (6000, 20_000, false)]
+        {
+            let mut report = Report::default();
+            files(servers, may_open, &mut report);
+            assert_eq!(report.failed, fails, "{servers} {may_open}");
+        }
+    }
 
     #[test]
     fn versions() {

@@ -230,8 +230,7 @@ impl Config {
         let (Some(zookeeper), Some(admin)) = (zookeeper, admin) else {
             return Err(Problem::file(name, "[zookeeper] or [admin] cannot be read").into());
         };
-        let mut warnings = warnings(&ini, &binary_star, &admin);
-        warnings.extend(failover.without_effect());
+        let warnings = warnings(&ini, &binary_star, &admin);
         Ok(Self {
             zookeeper,
             binary_star,
@@ -299,15 +298,6 @@ impl Config {
             cold_wait: self.failover.cold_wait,
             ..Limits::default()
         }
-    }
-}
-
-impl Failover {
-    /// Keys whose work comes later: mass failures. Whoever sets one is told.
-    fn without_effect(&self) -> Vec<String> {
-        let set = [("mass_failure_percent", self.mass_failure_percent != 30)];
-        let set = set.into_iter().filter(|(_, set)| *set);
-        set.map(|(key, _)| format!("[failover] {key} has no effect in this version")).collect()
     }
 }
 

@@ -6,6 +6,8 @@
 
 mod board;
 mod display;
+mod due;
+mod losses;
 mod occasions;
 mod opinions;
 mod pairing;
@@ -25,10 +27,11 @@ use std::time::Duration;
 
 use binary_star::{Handle, PairEvent, State as PairState};
 use failover::lead::{Lead, Peer};
+use failover::mass::Losses;
 use failover::{Event, Order, Request, Time};
 use serde_json::Value;
 use settings::Problems;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 use topology::zookeeper::{PublishError, Seen, Session, Store, Versioned};
@@ -37,6 +40,7 @@ use tracing::{debug, info, warn};
 
 use crate::admin::Question;
 use crate::asking::{Answer, Paused};
+use crate::backend::{ATTEMPTS_MAX, ORDERS_MAX};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::discovery::Board;
@@ -51,6 +55,10 @@ use crate::supervisor;
 pub(crate) use display::{Feed, Shown};
 
 use display::Display;
+use due::Due;
+
+/// Inputs that are taken in before the loop looks at the time again.
+const AT_ONCE: usize = 64;
 
 /// Everything that can happen.
 #[derive(Debug)]
@@ -100,8 +108,6 @@ pub(crate) enum Input {
 pub(crate) enum About {
     /// Something that the core must know.
     Event(Event),
-    /// A probe of this server was answered after so long.
-    Probed(Endpoint, Duration),
     /// A server refused us with these words.
     Words(Endpoint, String),
     /// Whether a server has room for writes.
@@ -141,6 +147,11 @@ pub(crate) struct Driver {
     pair: Option<Handle>,
     lead: Lead,
     services: BTreeMap<String, Service>,
+    /// When each of them wants to be looked at.
+    due: Due,
+    /// Primaries that are lost, of all services, and since when they are too many at once.
+    losses: Losses,
+    braked: Option<Time>,
     /// Services that there were so far.
     incarnations: u64,
     /// Discovered ones whose name is taken.
@@ -151,7 +162,10 @@ pub(crate) struct Driver {
     fellows: BTreeMap<String, MonitorRecord>,
     /// The other observers that are there, with what they say of themselves.
     observers: BTreeMap<String, Option<MonitorRecord>>,
-    opinions: BTreeMap<(String, String), Option<BTreeSet<Endpoint>>>,
+    /// By service and monitor.
+    opinions: BTreeMap<(Arc<str>, String), Option<BTreeSet<Endpoint>>>,
+    /// Whether the peer was heard when the groups were last told of its opinions.
+    counted: bool,
     views: BTreeMap<(String, String), JoinHandle<()>>,
     holder: Option<(String, JoinHandle<()>)>,
     session: Option<Session>,
@@ -182,6 +196,8 @@ pub(crate) struct Driver {
     /// When the loop meant to wake at the latest.
     planned: Time,
     next_beat: Time,
+    /// When the voter's answer is made anew.
+    next_show: Time,
     bad_heartbeats: u64,
 }
 
@@ -210,6 +226,8 @@ impl Driver {
                 clock,
                 inputs,
                 publisher,
+                attempts: Arc::new(Semaphore::new(ATTEMPTS_MAX)),
+                turns: Arc::new(Semaphore::new(ORDERS_MAX)),
             },
             store,
             layout,
@@ -217,12 +235,16 @@ impl Driver {
             record,
             pair,
             services: BTreeMap::new(),
+            due: Due::default(),
+            losses: Losses::default(),
+            braked: None,
             incarnations: 0,
             ignored: BTreeSet::new(),
             others: Vec::new(),
             fellows: BTreeMap::new(),
             observers: BTreeMap::new(),
             opinions: BTreeMap::new(),
+            counted: false,
             views: BTreeMap::new(),
             holder: None,
             session: None,
@@ -243,6 +265,7 @@ impl Driver {
             stood_still: None,
             planned: Time::MAX,
             next_beat: Time::ZERO,
+            next_show: Time::ZERO,
             bad_heartbeats: 0,
         }
     }
@@ -258,19 +281,27 @@ impl Driver {
         }
         self.next_beat = self.now();
         supervisor::ready();
+        let mut inputs = Vec::new();
         loop {
             self.planned = self.deadline();
             let wake = self.around.clock.instant(self.planned);
-            let input = tokio::select! {
+            tokio::select! {
                 biased;
-                input = inbox.recv() => input,
-                () = sleep_until(wake) => None,
-            };
+                _ = inbox.recv_many(&mut inputs, AT_ONCE) => {}
+                () = sleep_until(wake) => {}
+            }
             self.notice_stall();
-            match input {
-                Some(Input::Stop) => return self.stop().await,
-                Some(input) => self.take(input),
-                None => {}
+            for input in inputs.drain(..) {
+                // What is not about one service may end the lead, and then no group may act on it any more.
+                let about_all = !matches!(input, Input::Service(..));
+                if matches!(input, Input::Stop) {
+                    return self.stop().await;
+                }
+                self.take(input);
+                self.tend_brake(self.now());
+                if about_all && let Some(end) = self.tick() {
+                    return end;
+                }
             }
             if let Some(end) = self.tick() {
                 return end;
@@ -292,9 +323,15 @@ impl Driver {
 
     /// The loop turns at least once a heartbeat, so that a stall of this process shows (R13).
     fn deadline(&self) -> Time {
-        let groups = self.services.values().filter_map(|service| service.group.poll_timeout());
         let lead = if self.observes() { None } else { self.lead.deadline(self.now()) };
-        groups.chain(lead).chain(self.display_due()).chain([self.next_beat]).min().unwrap_or_default()
+        self.due
+            .first()
+            .into_iter()
+            .chain(lead)
+            .chain(self.display_due())
+            .chain([self.next_beat])
+            .min()
+            .unwrap_or_default()
     }
 
     fn notice_stall(&mut self) {
@@ -411,13 +448,15 @@ impl Driver {
         self.tell_board_of_turn();
         // First the lead: what it lost, no group may act on any more.
         self.tend_lead(now);
-        let due: Vec<String> = self
-            .services
-            .iter()
-            .filter(|(_, service)| service.group.poll_timeout().is_some_and(|at| at <= now))
-            .map(|(name, _)| name.clone())
-            .collect();
-        due.into_iter().for_each(|name| self.group(&name, Event::Tick));
+        self.tend_brake(now);
+        while let Some(name) = self.due.take(now) {
+            let Some(service) = self.services.get_mut(&*name) else { continue };
+            service.due = None;
+            match service.group.poll_timeout() {
+                Some(at) if at > now => service.due = self.due.put(&name, None, Some(at)),
+                Some(_) | None => self.group(&name, Event::Tick),
+            }
+        }
         if now >= self.next_beat {
             self.next_beat = now + self.heartbeat();
             supervisor::alive(self.reign.is_some());
@@ -428,6 +467,7 @@ impl Driver {
                 .collect::<Vec<_>>()
                 .iter()
                 .for_each(|name| self.write_opinion(name));
+            self.count_losses();
             self.tell_what_lasts();
             self.tell_hooks();
             self.tell_pair();

@@ -252,6 +252,8 @@ fn run(config: Config) -> ExitCode {
 
 async fn lead(config: Arc<Config>) -> ExitCode {
     config.warnings.iter().for_each(|warning| warn!("{warning}"));
+    let may_open = files::raise();
+    tracing::debug!(may_open, "files");
     let clock = Clock::start();
     let instance = match draw_instance() {
         Ok(instance) => instance,

@@ -84,6 +84,7 @@ pub(crate) struct Metrics {
     pub(crate) active: Gauge,
     pub(crate) zookeeper_connected: Gauge,
     pub(crate) peer_up: Gauge,
+    pub(crate) mass_failure: Gauge,
     pub(crate) ignored_services: Counter,
     pub(crate) stalls: Counter,
     pub(crate) bad_heartbeats: Gauge<u64, AtomicU64>,
@@ -120,6 +121,7 @@ impl Metrics {
             active: Gauge::default(),
             zookeeper_connected: Gauge::default(),
             peer_up: Gauge::default(),
+            mass_failure: Gauge::default(),
             backend_up: Family::default(),
             lag: Family::default(),
             brown_out: Family::default(),
@@ -155,6 +157,11 @@ impl Metrics {
             new.stalls.clone(),
         );
         r.register("peer_up", "1 while the peer monitor's heartbeats come, else 0", new.peer_up.clone());
+        r.register(
+            "mass_failure",
+            "1 while so many primaries are lost at once that it seems to be this monitor's own network, else 0",
+            new.mass_failure.clone(),
+        );
         r.register("backend_up", "1 while the Redis server answers probes, else 0", new.backend_up.clone());
         r.register(
             "replica_lag_bytes",
@@ -230,10 +237,10 @@ impl Metrics {
         }
     }
 
-    /// A server answered a probe.
-    pub(crate) fn probed(&mut self, service: &str, addr: &Endpoint, took: Duration) {
+    /// Where the seconds of a server's probes are counted, for the task that measures them.
+    pub(crate) fn probe_seconds(&mut self, service: &str, addr: &Endpoint) -> Histogram {
         let of = self.of_backend(service, addr);
-        self.probe_seconds.get_or_create(&of).observe(took.as_secs_f64());
+        self.probe_seconds.get_or_create(&of).clone()
     }
 
     /// A znode of the service was found to be broken.
@@ -348,7 +355,7 @@ mod tests {
         };
         metrics.service(service, Some((2, 1, true)), true);
         metrics.backend(service, addr, true, true, Some(7));
-        metrics.probed(service, addr, ms(1));
+        metrics.probe_seconds(service, addr).observe(0.001);
         metrics.damaged(service);
         metrics.completed(service, "primary gone", &timeline);
         metrics.completed(service, "primary silent", &timeline);
@@ -387,7 +394,7 @@ mod tests {
         fill(&mut metrics, "posts", &stays);
         let before = metrics.text();
         metrics.backend("posts", &leaves, true, true, Some(7));
-        metrics.probed("posts", &leaves, Duration::ZERO);
+        metrics.probe_seconds("posts", &leaves).observe(0.0);
         metrics.forget_backend("posts", &leaves);
         assert_eq!(metrics.text(), before);
     }

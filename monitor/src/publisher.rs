@@ -5,7 +5,7 @@
 use failover::group::Publication;
 use failover::{Order, PublishOutcome};
 use serde_json::{Value, json};
-use topology::zookeeper::{ANY_VERSION, Mode, Op, PublishError, ReadError, Store};
+use topology::zookeeper::{ANY_VERSION, Mode, Op, PublishError, Queue, ReadError, Store};
 use topology::{Layout, LeaderRecord, MonitorRecord, PausedRecord, Phase, ZnodePath};
 use tracing::{debug, info, warn};
 
@@ -47,12 +47,19 @@ impl Publisher {
         path: &ZnodePath,
         publication: &Publication,
     ) -> Result<PublishOutcome, PublishError> {
-        match (publication.next.phase, publication.announce.is_some()) {
-            (Phase::Promoting, _) => Step::Publish.reached(),
-            (Phase::Serving, true) => Step::Announce.reached(),
-            (Phase::Serving, false) => {}
-        }
-        let versions = self.transaction(path, publication).await?;
+        let queue = match (publication.next.phase, publication.announce.is_some()) {
+            (Phase::Promoting, _) => {
+                Step::Publish.reached();
+                Queue::Urgent
+            }
+            (Phase::Serving, true) => {
+                Step::Announce.reached();
+                Queue::Urgent
+            }
+            (Phase::Serving, false) => Queue::Usual,
+        };
+        let queued = Self::new(self.store.queued(queue), self.layout.clone());
+        let versions = queued.transaction(path, publication).await?;
         let version = |at: usize| versions.get(at).copied();
         Ok(PublishOutcome::Done { state: version(1).unwrap_or(0), path: version(2) })
     }
@@ -200,16 +207,18 @@ impl Publisher {
             |e: topology::ZnodePathError| PublishError::Refused { path: service.into(), why: e.to_string() };
         let path = self.layout.view(name, service).map_err(refused)?;
         let data = unreachable.to_string().into_bytes();
+        // The first one says that all is well, of every service; a later one may be what the other monitor waits for.
+        let store = self.store.queued(if first { Queue::Usual } else { Queue::Urgent });
         if first {
-            match self.store.delete(&path, ANY_VERSION).await {
+            match store.delete(&path, ANY_VERSION).await {
                 Ok(()) | Err(PublishError::Absent { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
-        match self.store.set(&path, &data, ANY_VERSION).await {
+        match store.set(&path, &data, ANY_VERSION).await {
             Err(PublishError::Absent { .. }) => {
-                self.store.create_parents(&path).await?;
-                self.store.create(&path, &data, Mode::Ephemeral).await
+                store.create_parents(&path).await?;
+                store.create(&path, &data, Mode::Ephemeral).await
             }
             other => other.map(|_| ()),
         }
@@ -234,7 +243,8 @@ impl Publisher {
 
     async fn append(&self, path: &ZnodePath, record: Value) -> Result<(), String> {
         let history = self.layout.history(path);
-        let found = self.store.get(&history).await.map_err(|e: ReadError| e.to_string())?;
+        let store = self.store.queued(Queue::Usual);
+        let found = store.get(&history).await.map_err(|e: ReadError| e.to_string())?;
         let old = found
             .as_ref()
             .and_then(|f| serde_json::from_slice::<Vec<Value>>(&f.data).ok())
@@ -245,8 +255,8 @@ impl Publisher {
         let all: Vec<Value> = std::iter::once(record).chain(old).take(HISTORY_MAX).collect();
         let data = json!(all).to_string().into_bytes();
         let written = match found {
-            Some(found) => self.store.set(&history, &data, found.version).await.map(|_| ()),
-            None => self.store.create(&history, &data, Mode::Persistent).await,
+            Some(found) => store.set(&history, &data, found.version).await.map(|_| ()),
+            None => store.create(&history, &data, Mode::Persistent).await,
         };
         written.map_err(|e| e.to_string())
     }

@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use failover::view::Announced;
-use failover::{Action, Event, Group, Limits, Reason, Stored, Time};
-use tokio::sync::{mpsc, watch};
+use failover::{Action, Event, Group, Health, Limits, Reason, Stored, Time, mass};
+use prometheus_client::metrics::histogram::Histogram;
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use topology::zookeeper::{Followed, Seen, Versioned};
 use topology::{Endpoint, PausedRecord, State, Topology, ZnodePath};
@@ -15,6 +17,7 @@ use crate::backend::{Backend, Report, Target};
 use crate::clock::Clock;
 use crate::config::{Config, Detector};
 use crate::driver::{About, Input};
+use crate::metrics::Metrics;
 use crate::publisher::Publisher;
 use crate::quiet::Quiet;
 use crate::redis::{BrownOut, Secret};
@@ -62,6 +65,10 @@ pub(crate) struct Service {
     pub(crate) vouched: (u64, bool),
     /// The epoch that the peer was told of, and its part of the note.
     pub(crate) noted: (Option<u64>, u64),
+    /// Its primary counts among the lost.
+    pub(crate) lost: bool,
+    /// Where it stands among those that want to be looked at.
+    pub(crate) due: Option<Time>,
     /// Whether it was discovered rather than configured.
     pub(crate) discovered: bool,
     followers: Vec<JoinHandle<()>>,
@@ -83,6 +90,10 @@ pub(crate) struct Surroundings {
     pub(crate) clock: Clock,
     pub(crate) inputs: mpsc::UnboundedSender<Input>,
     pub(crate) publisher: Publisher,
+    /// Attempts to connect to servers that are under way ([`crate::backend::ATTEMPTS_MAX`]).
+    pub(crate) attempts: Arc<Semaphore>,
+    /// Orders under way ([`crate::backend::ORDERS_MAX`]).
+    pub(crate) turns: Arc<Semaphore>,
 }
 
 impl Service {
@@ -107,6 +118,8 @@ impl Service {
             writes_opinion: false,
             vouched: (0, false),
             noted: (None, 0),
+            lost: false,
+            due: None,
             discovered,
             followers: Vec::new(),
             tasks: JoinSet::new(),
@@ -142,7 +155,10 @@ impl Service {
     }
 
     /// Starts probes for new members and ends those of former ones, which are given back.
-    pub(crate) fn tend_probes(&mut self, around: &Surroundings) -> Vec<Endpoint> {
+    pub(crate) fn tend_probes(&mut self, around: &Surroundings, metrics: &mut Metrics) -> Vec<Endpoint> {
+        if self.group.members().eq(self.backends.keys()) {
+            return Vec::new(); // as after nearly every event
+        }
         let members: Vec<Endpoint> = self.group.members().cloned().collect();
         let left: Vec<Endpoint> =
             self.backends.keys().filter(|addr| !members.contains(addr)).cloned().collect();
@@ -155,11 +171,23 @@ impl Service {
         }
         for addr in members {
             if !self.backends.contains_key(&addr) {
-                let backend = start(&self.id, &self.path, &addr, around);
+                let took = metrics.probe_seconds(&self.id.name, &addr);
+                let backend = start(&self.id, &self.path, &addr, around, took);
                 self.backends.insert(addr, backend);
             }
         }
         left
+    }
+
+    /// Whether an event is but the answer of a server that goes on as it was, which changes nothing that anybody is told.
+    pub(crate) fn is_at_rest(&self, event: &Event, now: Time) -> bool {
+        let Event::Seen(addr, _, observation) = event else { return false };
+        let view = self.group.view();
+        let before = view.backends.get(addr).and_then(|backend| backend.seen.as_ref());
+        before.is_some_and(|before| before.observation == *observation)
+            && view.health(addr, now) == Health::Up
+            && self.words.is_empty()
+            && mass::is_lost(view, now) == self.lost
     }
 
     /// Why the group does what it does.
@@ -168,7 +196,13 @@ impl Service {
     }
 }
 
-fn start(id: &ServiceId, path: &ZnodePath, addr: &Endpoint, around: &Surroundings) -> Backend {
+fn start(
+    id: &ServiceId,
+    path: &ZnodePath,
+    addr: &Endpoint,
+    around: &Surroundings,
+    took: Histogram,
+) -> Backend {
     let config = &around.config;
     let login = config.login(addr);
     // The password of the whole group, not of this server: primary and replicas must come to the same credential.
@@ -179,12 +213,20 @@ fn start(id: &ServiceId, path: &ZnodePath, addr: &Endpoint, around: &Surrounding
         path: path.as_str().to_owned(),
         login: Arc::new(move |server: &Endpoint| logins.login(server)),
     };
-    let target = Target { addr: addr.clone(), login, secret, detector: around.detector.subscribe() };
-    let (inputs, id, probed) = (around.inputs.clone(), id.clone(), addr.clone());
+    let target = Target {
+        addr: addr.clone(),
+        login,
+        secret,
+        detector: around.detector.subscribe(),
+        turn: turn(id.incarnation, config.detector.ping_interval),
+        took,
+        attempts: around.attempts.clone(),
+        turns: around.turns.clone(),
+    };
+    let (inputs, id) = (around.inputs.clone(), id.clone());
     let report = move |report: Report| {
         let about = match report {
             Report::Event(event) => About::Event(event),
-            Report::Probed(took) => About::Probed(probed.clone(), took),
             Report::Words(addr, words) => About::Words(addr, words),
             Report::BrownOut(addr, brown_out) => About::BrownOut(addr, brown_out),
             Report::Acted(order) => About::Acted(order),
@@ -198,6 +240,16 @@ fn start(id: &ServiceId, path: &ZnodePath, addr: &Endpoint, around: &Surrounding
         async move { publisher.stands(&path, &order).await }
     };
     Backend::start(target, around.clock, report, store)
+}
+
+/// Turns within a ping interval. Each is one wake-up of this process, which costs more than the probes of a few services; and
+/// the more services share one, the longer the answers of the last ones wait.
+const TURNS: u32 = 10;
+
+/// When within a ping interval the servers of a service are asked: all at the same moment, together with those of one service
+/// in ten.
+fn turn(service: u64, interval: Duration) -> Duration {
+    interval / TURNS * u32::try_from(service % u64::from(TURNS)).unwrap_or(0)
 }
 
 /// Forwards every new value of a followed znode.

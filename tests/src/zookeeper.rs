@@ -243,6 +243,39 @@ impl ZooKeeper {
         done.unwrap_or_else(|e| panic!("zookeeper set {path}: {e}"))
     }
 
+    /// Creates all of these, below one parent that is made first, in one session: for thousands of them.
+    #[track_caller]
+    pub fn create_all(&self, parent: &str, children: &[(String, String)]) {
+        let done = self.with_client(async |client| {
+            let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
+            client.mkdir(parent, &options).await?;
+            for (name, data) in children {
+                client.create(&format!("{parent}/{name}"), data.as_bytes(), &options).await?;
+            }
+            Ok(())
+        });
+        done.unwrap_or_else(|e| panic!("zookeeper create below {parent}: {e}"));
+    }
+
+    /// What stands at each of these, in one session.
+    #[track_caller]
+    pub fn get_all(&self, paths: &[String]) -> Vec<Option<Znode>> {
+        let read = self.with_client(async |client| {
+            let mut all = Vec::with_capacity(paths.len());
+            for path in paths {
+                all.push(match client.get_data(path).await {
+                    Ok((data, stat)) => {
+                        Some(Znode { data, version: stat.version, owner: stat.ephemeral_owner })
+                    }
+                    Err(Error::NoNode) => None,
+                    Err(e) => return Err(e),
+                });
+            }
+            Ok(all)
+        });
+        read.unwrap_or_else(|e| panic!("zookeeper get: {e}"))
+    }
+
     /// Deletes `path`, which must be there and have no children.
     #[track_caller]
     pub fn delete(&self, path: &str) {

@@ -19,7 +19,7 @@ use crate::request::{self, Asked, Declined, Done, Request};
 use crate::set::{self, Outside, Unfit};
 use crate::view::{ASK_FOR, Announced, CONFIRM_WAIT, Fault, Fence, Observation, Pause, Paused, Role, View};
 use crate::{Disqualified, Time, Trouble};
-use crate::{candidate, cold, switchover};
+use crate::{candidate, cold, mass, switchover};
 
 /// How often a busy primary's tick is counted up.
 const TICK_EVERY: Duration = Duration::from_secs(1);
@@ -91,6 +91,8 @@ pub enum Reason {
     Confirming(Fault),
     /// The primary is lost and nobody may be promoted.
     NobodyEligible(Fault),
+    /// The primary is lost, and so are many others at once: the other monitor is asked ([`mass`]).
+    Braked(Fault),
     /// The primary is lost, too soon after the last failover.
     TooSoon(Fault),
     /// Every process was restarted, and nobody may take over yet (R14).
@@ -182,6 +184,10 @@ impl fmt::Display for Reason {
             Self::PrimaryUnreachable => f.write_str("the primary is unreachable from here, but not lost"),
             Self::Confirming(fault) => write!(f, "{fault}; asking the replicas"),
             Self::NobodyEligible(fault) => write!(f, "{fault}; nobody may be promoted"),
+            Self::Braked(fault) => write!(
+                f,
+                "{fault}; so are many primaries at once (mass_failure_percent), and nobody else has seen it die"
+            ),
             Self::TooSoon(fault) => write!(f, "{fault}; waiting for min_interval_ms since the last failover"),
             Self::ColdStartWaits(why) => write!(f, "no process is left that the record names; {why}"),
             Self::ColdStart(to) => write!(f, "cold start, loss possible; {to} takes over"),
@@ -399,6 +405,10 @@ fn failover(view: &View, state: &State, fault: Fault, since: Time, now: Time) ->
     // A record still promoting is always finished.
     if is_too_soon(view, now) && state.phase == Phase::Serving {
         return wait(Reason::TooSoon(fault));
+    }
+    if view.braked && state.phase == Phase::Serving && !mass::may_begin(view, state, fault, since, now) {
+        let steps = others(state).cloned().map(Step::Look).filter(|_| now < since + ASK_FOR).collect();
+        return Decision { steps, because: Reason::Braked(fault) };
     }
     // An offset counts only if it was asked for after the loss: before, more may still have been under way.
     let silent =

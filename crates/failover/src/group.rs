@@ -10,7 +10,7 @@ use core::time::Duration;
 use topology::{Endpoint, Phase, State, Topology};
 
 use crate::decide::{Decision, Reason, Step, decide};
-use crate::detector::Trouble;
+use crate::detector::{Health, Trouble};
 use crate::order::{Deed, Order, Refused};
 use crate::request::{self, Asked, Declined, Done, Request};
 use crate::view::{
@@ -18,7 +18,7 @@ use crate::view::{
     View, follows,
 };
 use crate::witness::{Witness, witnesses};
-use crate::{Disqualified, Time, set, switchover};
+use crate::{Disqualified, Time, mass, set, switchover};
 
 /// A question is repeated no sooner than this: two round trips on a local network and a turn of the server's loop.
 const ASK_AGAIN: Duration = Duration::from_millis(2);
@@ -61,6 +61,8 @@ pub enum Event {
     Asked(u64, Request),
     /// The bounds are others from now on.
     Limits(Limits),
+    /// Many primaries of this monitor's groups are lost at once, or not any more ([`crate::mass`]).
+    Brake(bool),
     /// This monitor itself stood still (R13).
     Stalled,
     /// Time passed.
@@ -237,6 +239,7 @@ impl Group {
             announced: (Announced::Unread, -1),
             backends: BTreeMap::new(),
             peer: PeerOpinion::Gone,
+            braked: false,
             basis: None,
             promotion_refused: None,
             last_failover: None,
@@ -280,6 +283,11 @@ impl Group {
 
     /// Takes in what happened. Actions may follow.
     pub fn handle(&mut self, event: Event, now: Time) {
+        if let Event::Seen(addr, asked, observation) = &event
+            && self.goes_on(addr, *asked, observation, now)
+        {
+            return;
+        }
         match event {
             Event::Reign(reign) => self.reign(reign, now),
             Event::Store(answers) => {
@@ -314,10 +322,53 @@ impl Group {
             Event::Paused(paused) => self.view.paused = if paused { Paused::Yes } else { Paused::No },
             Event::Asked(number, request) => self.asked(number, request, now),
             Event::Limits(limits) => self.view.limits = limits,
+            Event::Brake(braked) => self.view.braked = braked,
             Event::Stalled => self.view.backends.values_mut().for_each(|b| b.detector.forget_silence(now)),
             Event::Tick => {}
         }
         self.advance(now);
+    }
+
+    /// Takes in the answer of a server that goes on as it was while all is well; false if it is anything else. Nothing can
+    /// come of such an answer, and of thousands of servers nearly all answers are: what time alone changes is looked at
+    /// when it is due, which is once within `down_after` at least.
+    fn goes_on(&mut self, addr: &Endpoint, asked: Time, observation: &Observation, now: Time) -> bool {
+        let view = &self.view;
+        let well = matches!(self.because, Reason::Healthy | Reason::Passive(None))
+            && view.asked.is_none()
+            && view.releasing.is_none()
+            && !view.publishing
+            && self.fault_at.is_none()
+            && self.primary_closed.is_none()
+            && self.next_wake.is_some();
+        let (true, Some(state)) = (well, view.state()) else { return false };
+        if state.in_sync.len() + 1 < state.members.len() {
+            return false; // whoever is to enter the set is looked at more closely
+        }
+        let is_primary = state.primary.addr == *addr;
+        let level = || {
+            let primary = view.backends.get(&state.primary.addr).and_then(|primary| primary.seen.as_ref());
+            primary.is_some_and(|primary| observation.offset >= primary.observation.offset)
+        };
+        let keeps_up =
+            |backend: &Backend| backend.unattached_since.is_none() && backend.behind_since.is_none();
+        let Some(backend) = view.backends.get(addr) else { return false };
+        let same = backend.seen.as_ref().is_some_and(|before| {
+            before.asked >= backend.stale_until && before.asked < asked && before.observation == *observation
+        });
+        let steady = same
+            && asked >= backend.void_until
+            && backend.ordered.is_none()
+            && view.health(addr, now) == Health::Up
+            && (is_primary || (keeps_up(backend) && level()));
+        if steady && let Some(backend) = self.view.backends.get_mut(addr) {
+            backend.detector.heard(now, None);
+            backend.asked_at = None;
+            if let Some(seen) = &mut backend.seen {
+                (seen.asked, seen.at) = (asked, now);
+            }
+        }
+        steady
     }
 
     /// The next thing to do.
@@ -939,6 +990,7 @@ impl Group {
         let mute = primary.filter(|since| now >= *since).map(|since| since + limits.down_after);
         let cold = self.view.state().filter(|_| matches!(self.because, Reason::ColdStartWaits(_)));
         let cold = cold.and_then(|state| crate::cold::deadline(&self.view, state));
+        let alone = primary.filter(|_| self.view.braked).map(|since| since + mass::ALONE_WAIT);
         let failover = self.view.last_failover.map(|last| last + limits.min_interval);
         let asked = self.view.asked.as_ref().map(|asked| asked.at + request::LIMIT);
         let budget = self.view.asked.as_ref().map(|asked| asked.at + limits.switchover_budget);
@@ -948,6 +1000,7 @@ impl Group {
             Some(self.view.publish_hold),
             again,
             mute,
+            alone,
             cold,
             failover,
             asked,

@@ -17,6 +17,7 @@
 //! * [`switchover`]: R15, from a primary that lives, without losing a byte.
 //! * [`order`]: R1, the guard between looking at a server and changing it.
 //! * [`detector`]: R10, what is known of a server that does not answer.
+//! * [`mass`]: many primaries lost at once, which is most likely this monitor's own network.
 //! * [`view`]: all that is known now; [`group`]: events to view, decisions to actions, one at a time per server.
 //! * [`mod@risk`]: what if the primary died now; [`witness`]: what each observer sees of it. For people.
 //! * [`lead`]: R12, which of the two monitors may act; [`confirm`]: R3 and R17, what a client may be told.
@@ -33,6 +34,7 @@ pub mod decide;
 pub mod detector;
 pub mod group;
 pub mod lead;
+pub mod mass;
 pub mod order;
 pub mod request;
 pub mod risk;

@@ -334,6 +334,8 @@ pub struct View {
     pub backends: BTreeMap<Endpoint, Backend>,
     /// What the peer monitor thinks of the servers.
     pub peer: PeerOpinion,
+    /// Many primaries are lost at once, of this and other groups ([`crate::mass`]).
+    pub braked: bool,
     /// The record before the promotion that this reign carries out: R4 is looked at again under it.
     pub basis: Option<State>,
     /// R4 refused the recorded primary when it was looked at again, first at that moment.

@@ -4,17 +4,20 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use tls::Tls;
 use tokio::net::TcpStream;
 use topology::Endpoint;
 
-use crate::reply::take_reply;
+use crate::reply::{end_of_replies, take_reply};
 use crate::stream::{self, ReadHalf, WriteHalf};
 use crate::{Command, InfoReply, Reply, cmd};
 
 /// The longest reply that is listened to, unless [`Receiver::limit`] says otherwise.
 pub const MAX_REPLY_BYTES: usize = 64 << 20;
+
+/// Room for one read.
+const READ_BYTES: usize = 8 << 10;
 
 /// How the server is to know us.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -216,6 +219,11 @@ impl Link {
 }
 
 impl Sender {
+    /// Writes commands that are encoded already ([`Command::write_to`]), in one go.
+    pub async fn send_encoded(&mut self, pipeline: &[u8]) -> Result<(), LinkError> {
+        self.half.write_all(pipeline).await.map_err(|_| LinkError::Closed)
+    }
+
     /// Writes the commands in one go. Success means that the kernel has them, no more.
     pub async fn send(&mut self, pipeline: &[Command]) -> Result<(), LinkError> {
         self.buffer.clear();
@@ -241,11 +249,33 @@ impl Receiver {
             {
                 return Ok(reply);
             }
-            self.buffer.reserve(8 << 10);
-            match self.half.read_buf(&mut self.buffer).await {
-                Ok(0) | Err(_) => return Err(LinkError::Closed),
-                Ok(_) => {}
+            self.more().await?;
+        }
+    }
+
+    /// Waits until so many replies are there as a whole, and shows them as bytes, for whoever asks the same again and again
+    /// and looks first whether the answer is another one. They stay: [`Receiver::skip`] passes over them,
+    /// [`Receiver::buffered`] reads them. Cancel-safe as [`Receiver::next`].
+    pub async fn whole(&mut self, count: usize) -> Result<&[u8], LinkError> {
+        loop {
+            let end = end_of_replies(&self.buffer, count, self.max_bytes).map_err(|_| LinkError::Protocol)?;
+            if let Some(end) = end {
+                return Ok(&self.buffer[..end]);
             }
+            self.more().await?;
+        }
+    }
+
+    /// Passes over so many bytes that [`Receiver::whole`] has shown.
+    pub fn skip(&mut self, bytes: usize) {
+        self.buffer.advance(bytes.min(self.buffer.len()));
+    }
+
+    async fn more(&mut self) -> Result<(), LinkError> {
+        self.buffer.reserve(READ_BYTES);
+        match self.half.read_buf(&mut self.buffer).await {
+            Ok(0) | Err(_) => Err(LinkError::Closed),
+            Ok(_) => Ok(()),
         }
     }
 

@@ -108,6 +108,22 @@ pub fn take_reply(buffer: &mut BytesMut, max_bytes: usize) -> Result<Option<Repl
     }
 }
 
+/// Where so many replies end, if all of them are there.
+pub(crate) fn end_of_replies(
+    buffer: &[u8],
+    count: usize,
+    max_bytes: usize,
+) -> Result<Option<usize>, Garbage> {
+    let mut at = 0;
+    for _ in 0..count {
+        match end_of_reply(buffer.get(at..).unwrap_or_default(), max_bytes)? {
+            Some(length) => at += length,
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(at))
+}
+
 /// Where the first reply ends, if all of it is there.
 fn end_of_reply(buffer: &[u8], max_bytes: usize) -> Result<Option<usize>, Garbage> {
     // How many replies are still missing, per level of nesting.
@@ -186,6 +202,16 @@ mod tests {
 
     fn take(text: &[u8]) -> Result<Option<Reply>, Garbage> {
         take_reply(&mut BytesMut::from(text), LIMIT)
+    }
+
+    #[test]
+    fn where_several_replies_end() {
+        let three = b"+OK\r\n$1\r\na\r\n:5\r\n";
+        for (count, end) in [(0, Some(0)), (1, Some(5)), (2, Some(12)), (3, Some(16)), (4, None)] {
+            assert_eq!(end_of_replies(three, count, LIMIT), Ok(end), "{count}");
+        }
+        assert_eq!(end_of_replies(&three[..11], 2, LIMIT), Ok(None));
+        assert_eq!(end_of_replies(b"+OK\r\nno reply\r\n", 2, LIMIT), Err(Garbage));
     }
 
     #[test]

@@ -105,7 +105,7 @@ fn every_key_takes_a_value() {
     assert_eq!(login("a:1").password.as_deref(), Some("q"));
     assert_eq!(login("b:1").username.as_deref(), Some("u"));
     assert_eq!(login("b:1").password.as_deref(), Some("0123456789"));
-    assert_eq!(config.warnings, ["[failover] mass_failure_percent has no effect in this version"]);
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
     let shown = format!("{config:?}");
     assert!(!shown.contains("0123456789") && !shown.contains("\"t\"") && !shown.contains("pw"), "{shown}");
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use failover::Time;
 use tokio::time::sleep;
-use topology::zookeeper::{Seen, SessionPhase};
+use topology::zookeeper::{Queue, Seen, SessionPhase};
 
 use super::{About, Driver};
 use crate::config::Config;
@@ -146,7 +146,8 @@ impl Driver {
         let answers = self.session.is_some_and(|session| session.phase == SessionPhase::Connected);
         let Some(service) = self.services.get_mut(name) else { return };
         service.vouched = (service.vouched.0 + 1, false);
-        let (call, path, store) = (service.vouched.0, self.layout.state(&service.path), self.store.clone());
+        let store = self.store.queued(Queue::Usual);
+        let (call, path) = (service.vouched.0, self.layout.state(&service.path));
         self.tell_board_of(name);
         if !answers {
             return; // called again when it does

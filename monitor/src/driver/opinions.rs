@@ -26,7 +26,7 @@ impl Driver {
             }
             keep
         });
-        self.opinions.retain(|(monitor, _), _| others.contains(monitor));
+        self.opinions.retain(|(_, monitor), _| others.contains(monitor));
         for monitor in &others {
             services.iter().for_each(|service| self.follow_view(monitor, service));
         }
@@ -100,7 +100,9 @@ impl Driver {
 
     /// The opinions of the other monitors count while the peer's heartbeats come.
     pub(super) fn pass_opinion(&mut self, service: &str) {
-        let about = self.opinions.iter().filter(|((_, about), _)| about == service);
+        let Some(name) = self.services.get(service).map(|service| service.id.name.clone()) else { return };
+        let about = self.opinions.range((name.clone(), String::new())..);
+        let about = about.take_while(|((about, _), _)| *about == name);
         let said: Vec<&BTreeSet<Endpoint>> = about.filter_map(|(_, opinion)| opinion.as_ref()).collect();
         let common = match said.split_first() {
             _ if !self.peer_alive() => PeerOpinion::Gone,

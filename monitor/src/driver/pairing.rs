@@ -38,7 +38,16 @@ impl Driver {
                 error!("Binary Star ended: {why}; this monitor is deaf to its peer")
             }
         }
-        self.services.keys().cloned().collect::<Vec<_>>().iter().for_each(|name| self.pass_opinion(name));
+        self.pass_opinions();
+    }
+
+    /// The other monitors' opinions count while the peer's heartbeats come: all are passed on when that changes.
+    pub(super) fn pass_opinions(&mut self) {
+        let counts = self.peer_alive();
+        if std::mem::replace(&mut self.counted, counts) != counts {
+            let names: Vec<String> = self.services.keys().cloned().collect();
+            names.iter().for_each(|name| self.pass_opinion(name));
+        }
     }
 
     /// Tells the state of the pair when it changed. Without ZooKeeper it may turn with every heartbeat: ACTIVE because

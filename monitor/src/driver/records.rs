@@ -17,6 +17,7 @@ impl Driver {
             return;
         }
         self.display.at_once();
+        self.next_show = self.now();
         let short = timeline.reason.split([':', ';']).next().unwrap_or_default();
         self.metrics.completed(name, short, timeline);
         let phases = phases_ms(timeline);
@@ -95,6 +96,7 @@ impl Driver {
             Reason::NobodyEligible(_)
                 | Reason::ColdStartWaits(_)
                 | Reason::PrimaryUnreachable
+                | Reason::Braked(_)
                 | Reason::Paused(Some(_))
         );
         let now = self.now();

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use failover::{Action, Event, Outcome, PublishOutcome, Request};
+use failover::{Action, Event, Outcome, PublishOutcome, Reason, Request};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
-use topology::zookeeper::{PublishError, Seen, SessionPhase, Versioned};
+use topology::zookeeper::{PublishError, Queue, Seen, SessionPhase, Versioned};
 use topology::{PausedRecord, ZnodePath};
 use tracing::{info, warn};
 
@@ -41,6 +41,8 @@ impl Driver {
         let answers = self.session.is_some_and(|session| session.phase == SessionPhase::Connected);
         self.group(&name, Event::Store(answers));
         self.group(&name, Event::Reign(self.reign));
+        self.pass_opinion(&name);
+        self.group(&name, Event::Brake(self.braked.is_some()));
         self.others.clone().iter().for_each(|monitor| self.follow_view(monitor, &name));
         self.vouch(&name);
     }
@@ -56,7 +58,11 @@ impl Driver {
         self.metrics.forget(name);
         self.hooks.forget(name);
         self.board.forget(name);
-        self.opinions.retain(|(_, of), _| of != name);
+        if service.lost {
+            self.losses.ended();
+        }
+        let _ = self.due.put(&service.id.name, service.due, None);
+        self.opinions.retain(|(of, _), _| **of != *name);
         self.views.retain(|(_, of), task| {
             let keep = of != name;
             if !keep {
@@ -99,14 +105,18 @@ impl Driver {
         let name: &str = &id.name;
         let Some(service) = self.services.get_mut(name).filter(|service| service.id == *id) else { return };
         match about {
+            About::Event(event) if service.is_at_rest(&event, now) => {
+                let because = service.because().clone();
+                let actions = service.handle(event, self.around.clock);
+                service.due = self.due.put(&service.id.name, service.due, service.group.poll_timeout());
+                // Nearly always: of thousands of servers at rest each says ten times a second that nothing has happened.
+                if !actions.is_empty() || because != *service.because() {
+                    self.follow_up(name, actions);
+                }
+            }
             About::Event(event) => {
                 self.tell(name, &event);
                 self.group(name, event);
-            }
-            About::Probed(addr, took) => {
-                if service.backends.contains_key(&addr) {
-                    self.metrics.probed(name, &addr, took);
-                }
             }
             About::Words(addr, words) if service.backends.contains_key(&addr) => {
                 if service.words.get(&addr) != Some(&words) {
@@ -121,7 +131,7 @@ impl Driver {
             // One that is gone thinks nothing any more.
             About::Opinion(monitor, _) if !self.others.contains(&monitor) => {}
             About::Opinion(monitor, unreachable) => {
-                self.opinions.insert((monitor, name.to_owned()), unreachable);
+                self.opinions.insert((id.name.clone(), monitor), unreachable);
                 self.pass_opinion(name);
             }
             About::OpinionWritten(written) => {
@@ -139,7 +149,15 @@ impl Driver {
         let clock = self.around.clock;
         let Some(service) = self.services.get_mut(name) else { return };
         let actions = service.handle(event, clock);
-        for addr in service.tend_probes(&self.around) {
+        service.due = self.due.put(&service.id.name, service.due, service.group.poll_timeout());
+        self.follow_up(name, actions);
+    }
+
+    /// What comes of an event that a group has taken in.
+    fn follow_up(&mut self, name: &str, actions: Vec<Action>) {
+        self.tend_losses(name);
+        let Some(service) = self.services.get_mut(name) else { return };
+        for addr in service.tend_probes(&self.around, &mut self.metrics) {
             self.metrics.forget_backend(name, &addr);
         }
         if !actions.is_empty() {
@@ -181,12 +199,17 @@ impl Driver {
                 }
             },
             Action::Look(addr) => {
+                if self.reign.is_some() && precedes_orders(service.because()) {
+                    let primary = service.group.view().state().map(|state| &state.primary.addr);
+                    let others = service.backends.iter().filter(|(addr, _)| Some(*addr) != primary);
+                    others.for_each(|(_, backend)| backend.prepare());
+                }
                 if let Some(backend) = service.backends.get(&addr) {
                     backend.look();
                 }
             }
             Action::Reread => {
-                let (store, path) = (self.store.clone(), service.path.clone());
+                let (store, path) = (self.store.queued(Queue::Usual), service.path.clone());
                 let (state, paused) = (self.layout.state(&path), self.layout.paused(&path));
                 self.later(name, async move {
                     loop {
@@ -251,7 +274,7 @@ impl Driver {
         if service.paused.is_some() == read.is_some() {
             return self.group(name, Event::Paused(read.is_some()));
         }
-        let (store, znode) = (self.store.clone(), self.layout.paused(&service.path));
+        let (store, znode) = (self.store.queued(Queue::Usual), self.layout.paused(&service.path));
         self.later(name, async move {
             loop {
                 sleep(READ_AGAIN).await;
@@ -320,4 +343,9 @@ impl Driver {
         };
         Publisher::new(store, self.layout.clone())
     }
+}
+
+/// Whether a replica may be promoted in a moment.
+fn precedes_orders(reason: &Reason) -> bool {
+    matches!(reason, Reason::PrimaryTroubled(_) | Reason::PrimaryUnreachable | Reason::Confirming(_))
 }

@@ -13,6 +13,8 @@ use crate::status;
 
 /// A stall of this monitor is shown for so long.
 const STOOD_STILL_SHOWN: Duration = Duration::from_secs(60);
+/// At most one part in so many of this process' time goes into answers of the voter, whether somebody asks or not.
+const SHOW_SHARE: u32 = 200;
 
 impl Driver {
     pub(super) fn answer(&mut self, question: &Question) -> Value {
@@ -71,7 +73,8 @@ impl Driver {
         let services: Vec<Value> =
             self.services.values().map(|service| status::service(service, self.age(), now)).collect();
         let leader = if self.reign.is_some() { Some(self.me.name.as_str()) } else { self.lead.holder() };
-        json!({"me": self.me.name, "leader": leader, "monitors": monitors, "services": services})
+        json!({"me": self.me.name, "leader": leader, "monitors": monitors, "services": services,
+            "mass_failure": self.mass_failure()})
     }
 
     /// That this monitor itself stood still a short while ago: what it says of silence since then is young.
@@ -142,12 +145,17 @@ impl Driver {
         }
     }
 
-    /// The voter answers with what `/services` shows.
-    pub(super) fn show(&self) {
+    /// The voter answers with what `/services` shows: as of the last heartbeat, or, where there are so many services that
+    /// this takes long, as of the last decision and some seconds at most.
+    pub(super) fn show(&mut self) {
+        let begun = self.now();
         if let Some(pair) = &self.pair
             && self.reign.is_some()
+            && begun >= self.next_show
         {
             pair.set_reply(self.status().to_string().into_bytes());
+            let now = self.now();
+            self.next_show = now + SHOW_SHARE * (now - begun);
         }
     }
 }

@@ -22,6 +22,7 @@ impl Driver {
             Reason::PrimaryUnreachable
                 | Reason::NobodyEligible(_)
                 | Reason::ColdStartWaits(_)
+                | Reason::Braked(_)
                 | Reason::WritesWait(_)
         );
         service.untold = first_sight.then(|| (reason.clone(), now));
@@ -93,6 +94,7 @@ impl Driver {
             | Event::Asked(..)
             | Event::Paused(_)
             | Event::Limits(_)
+            | Event::Brake(_)
             | Event::Stalled
             | Event::Tick => {}
         }
@@ -330,6 +332,7 @@ fn loudness(reason: &Reason) -> Level {
         | Reason::BirthWaits(..)
         | Reason::RecordRestored
         | Reason::TooSoon(_)
+        | Reason::Braked(_)
         | Reason::Deposed(_)
         | Reason::ColdStart(_)
         | Reason::LossAccepted(_)

@@ -89,7 +89,6 @@ async fn what_was_under_way_for_a_removed_service_does_not_reach_its_successor()
     for late in [
         topology("a"),
         About::Event(Event::State(failover::Stored::Is(record("a")), 3)),
-        About::Probed(at("a"), Duration::ZERO),
         About::Words(at("a"), "NOAUTH".into()),
         opinion(),
     ] {

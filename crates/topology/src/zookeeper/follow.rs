@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 use zookeeper_client::{Client, Error, OneshotWatcher};
@@ -65,7 +65,12 @@ pub struct Followed<T> {
 pub(super) struct Lanes {
     options: Options,
     lanes: Mutex<Vec<Lane>>,
+    /// Reads under way.
+    reads: Arc<Semaphore>,
 }
+
+/// Followers that read at the same time: thousands begin together, and again with each new session.
+const AT_ONCE: usize = 64;
 
 struct Lane {
     link: Arc<Link>,
@@ -88,7 +93,7 @@ impl Drop for Place {
 impl Lanes {
     pub(super) fn new(options: Options, first: Arc<Link>) -> Self {
         let lane = Lane { link: first, bytes: Arc::default() };
-        Self { options, lanes: Mutex::new(vec![lane]) }
+        Self { options, lanes: Mutex::new(vec![lane]), reads: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
     /// Every session in use.
@@ -101,7 +106,7 @@ impl Lanes {
         let first = Followed { seen: Seen::NotYet, read: tokio::time::Instant::now().into_std() };
         let (tx, rx) = watch::channel(first);
         let place = self.place(path.len() + self.options.chroot().len());
-        tokio::spawn(follow(place, path, self.options.call_timeout, tx));
+        tokio::spawn(follow(place, path, self.options.call_timeout, self.reads.clone(), tx));
         rx
     }
 
@@ -148,12 +153,22 @@ impl Watched for Vec<String> {
 }
 
 /// Follows one znode until nobody listens or the store is closed.
-async fn follow<T: Watched>(place: Place, path: String, limit: Duration, tx: watch::Sender<Followed<T>>) {
+async fn follow<T: Watched>(
+    place: Place,
+    path: String,
+    limit: Duration,
+    reads: Arc<Semaphore>,
+    tx: watch::Sender<Followed<T>>,
+) {
     let mut synced = 0;
     loop {
         let connected = tokio::select! {
             () = tx.closed() => return,
             connected = place.link.connected() => connected,
+        };
+        let turn = tokio::select! {
+            () = tx.closed() => return,
+            turn = reads.acquire() => turn,
         };
         let Some((generation, client)) = connected else { return };
         // A new session may begin at a server that lags behind what the old one has shown.
@@ -164,6 +179,7 @@ async fn follow<T: Watched>(place: Place, path: String, limit: Duration, tx: wat
         };
         // The watch does not need the client, and a client that is held would keep a closing session open.
         drop(client);
+        drop(turn);
         match read {
             Ok(Ok((seen, watcher))) => {
                 synced = generation;

@@ -1,0 +1,59 @@
+//! Mass failures: how many primaries are lost at once, over all services, and what the groups are told of it
+//! (`failover::mass`).
+
+use failover::{Event, Time, mass};
+use serde_json::{Value, json};
+use tracing::{info, warn};
+
+use super::Driver;
+
+impl Driver {
+    /// Whether the primary of a service counts among the lost may have changed. The groups hear of a mass failure when the
+    /// loop looks at the time again, before any of them decides alone that its primary was silent for too long.
+    pub(super) fn tend_losses(&mut self, name: &str) {
+        let now = self.now();
+        let Some(service) = self.services.get_mut(name) else { return };
+        let lost = mass::is_lost(service.group.view(), now);
+        match (std::mem::replace(&mut service.lost, lost), lost) {
+            (false, true) => self.losses.began(now),
+            (true, false) => self.losses.ended(),
+            (false, false) | (true, true) => {}
+        }
+    }
+
+    /// The same of all services: one that says nothing is not looked at otherwise.
+    pub(super) fn count_losses(&mut self) {
+        let names: Vec<String> = self.services.keys().cloned().collect();
+        names.iter().for_each(|name| self.tend_losses(name));
+    }
+
+    /// Tells the groups when a mass failure begins or ends.
+    pub(super) fn tend_brake(&mut self, now: Time) {
+        let of = self.services.len();
+        let percent = self.around.config.failover.mass_failure_percent;
+        let since = self.losses.judge(of, percent, now);
+        if since.is_some() == self.braked.is_some() {
+            return;
+        }
+        self.braked = since;
+        self.metrics.mass_failure.set(i64::from(since.is_some()));
+        self.display.at_once();
+        let lost = self.losses.lost();
+        match since {
+            Some(_) => warn!(
+                "{lost} of {of} primaries were lost within a second, more than mass_failure_percent = {percent}: most \
+                 likely this monitor's own network. A failover begins only where a death is certain, or the other monitor \
+                 sees it too"
+            ),
+            None => info!("the mass failure is over: {lost} of {of} primaries are lost"),
+        }
+        self.all_groups(&Event::Brake(since.is_some()));
+    }
+
+    /// For status; null where there is none.
+    pub(super) fn mass_failure(&self) -> Value {
+        let Some(since) = self.braked else { return Value::Null };
+        let ms = u64::try_from(self.now().saturating_sub(since).as_millis()).unwrap_or(u64::MAX);
+        json!({"lost": self.losses.lost(), "of": self.services.len(), "for_ms": ms})
+    }
+}

@@ -38,7 +38,7 @@ struct Counts {
 }
 
 impl Counts {
-    /// `BENCH_KILLS` [100]; all else in proportion.
+    /// `BENCH_KILLS`, 100 unless set; all else in proportion.
     fn read() -> Self {
         let kills =
             std::env::var("BENCH_KILLS").ok().map(|text| text.parse().expect("BENCH_KILLS is a number"));

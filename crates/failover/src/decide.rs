@@ -406,7 +406,9 @@ fn failover(view: &View, state: &State, fault: Fault, since: Time, now: Time) ->
     if is_too_soon(view, now) && state.phase == Phase::Serving {
         return wait(Reason::TooSoon(fault));
     }
-    if view.braked && state.phase == Phase::Serving && !mass::may_begin(view, state, fault, since, now) {
+    // An operator who asks for it knows what he sees.
+    let may_begin = || asked_for_failover(view).is_some() || mass::may_begin(view, state, fault, since, now);
+    if view.braked && state.phase == Phase::Serving && !may_begin() {
         let steps = others(state).cloned().map(Step::Look).filter(|_| now < since + ASK_FOR).collect();
         return Decision { steps, because: Reason::Braked(fault) };
     }

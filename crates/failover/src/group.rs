@@ -321,7 +321,11 @@ impl Group {
             Event::Ordered(addr, asked, outcome) => self.order_ended(&addr, asked, outcome, now),
             Event::Paused(paused) => self.view.paused = if paused { Paused::Yes } else { Paused::No },
             Event::Asked(number, request) => self.asked(number, request, now),
-            Event::Limits(limits) => self.view.limits = limits,
+            // What was in time by the old bounds is not late by the new ones.
+            Event::Limits(limits) => {
+                self.view.limits = limits;
+                self.view.backends.values_mut().for_each(|b| b.detector.forget_silence(now));
+            }
             Event::Brake(braked) => self.view.braked = braked,
             Event::Stalled => self.view.backends.values_mut().for_each(|b| b.detector.forget_silence(now)),
             Event::Tick => {}

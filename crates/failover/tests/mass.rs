@@ -83,3 +83,20 @@ fn without_the_brake_none_of_it_waits() {
     scene.pass(30);
     assert!(!matches!(reason(&scene), Reason::Braked(_)));
 }
+
+#[test]
+fn an_operator_who_asks_for_a_failover_is_not_braked() {
+    let mut scene = Scene::leading(record());
+    scene.event(Event::Peer(PeerOpinion::Gone));
+    scene.event(Event::Brake(true));
+    for _ in 0..8 {
+        scene.pass(100);
+        heard(&mut scene, true);
+    }
+    assert_eq!(reason(&scene), Reason::Braked(Fault::Silent));
+    // docs/operations.md: "If you know that a primary is gone: `monitor failover FILE SERVICE` is not braked."
+    scene.event(Event::Asked(1, failover::Request::Failover { to: None, accept_loss: false }));
+    scene.pass(30);
+    heard(&mut scene, true);
+    assert_eq!(reason(&scene), Reason::Failover(Fault::Silent, at("b")));
+}

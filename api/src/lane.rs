@@ -57,6 +57,9 @@ fn pause_before_proof(tries: u32) -> Duration {
     }
 }
 
+/// Between two attempts at a server that refuses us, or that is not believed.
+const PAUSE_WHEN_REFUSED: Duration = Duration::from_millis(250);
+
 /// How long to wait before a connection is tried again.
 fn pause_before_open(primary: bool, tries: u32) -> Duration {
     match (primary, tries) {
@@ -120,6 +123,9 @@ pub(crate) async fn run(pool: Arc<Pool>, member: Arc<Member>, kind: Kind) {
                 }
                 pool.in_trouble(&member.addr, &why);
                 tries = tries.saturating_add(1);
+                if why.is_lasting() {
+                    sleep(PAUSE_WHEN_REFUSED).await;
+                }
             }
         }
     }
@@ -135,18 +141,44 @@ struct Greeted {
     sha: String,
 }
 
-async fn open(pool: &Pool, member: &Member) -> Result<Greeted, String> {
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+enum NotOpen {
+    #[error(transparent)]
+    Link(#[from] wire::OpenError),
+    #[error("{0}")]
+    Other(String),
+}
+
+impl NotOpen {
+    /// A password or certificate that was refused, or a server that is believed by nobody here: no attempt soon after this one
+    /// ends otherwise, and each costs the server time.
+    fn is_lasting(&self) -> bool {
+        use wire::OpenError::{ClosedAfterHandshake, Login, Tls};
+        matches!(self, Self::Link(Login(_) | Tls(_) | ClosedAfterHandshake))
+    }
+}
+
+impl From<LinkError> for NotOpen {
+    fn from(error: LinkError) -> Self {
+        Self::Other(error.to_string())
+    }
+}
+
+async fn open(pool: &Pool, member: &Member) -> Result<Greeted, NotOpen> {
     let limit = pool.options.connect_timeout;
     let link = Link::open(&member.addr, &(pool.options.login)(&member.addr), "albireo-api", limit).await;
-    let mut link = link.map_err(|e| e.to_string())?;
+    let mut link = link?;
     let Some(run_id) = link.run_id().map(str::to_owned) else {
-        return Err(link.greeting_error().unwrap_or("it does not tell its run_id").to_owned());
+        return Err(NotOpen::Other(
+            link.greeting_error().unwrap_or("it does not tell its run_id").to_owned(),
+        ));
     };
     let questions = [cmd!["CLIENT", "ID"], cmd!["SCRIPT", "LOAD", script::WRITE]];
     let replies = tokio::time::timeout(limit, link.call(&questions)).await;
-    let replies = replies.map_err(|_| "no answer in time")?.map_err(|e| e.to_string())?;
-    let sha =
-        replies[1].text().ok_or_else(|| replies[1].error().unwrap_or("no script").to_owned())?.to_owned();
+    let replies = replies.map_err(|_| NotOpen::Other("no answer in time".to_owned()))??;
+    let no_script = || NotOpen::Other(replies[1].error().unwrap_or("no script").to_owned());
+    let sha = replies[1].text().ok_or_else(no_script)?.to_owned();
     let client_id = replies[0].unsigned();
     let (sender, mut receiver) = link.split();
     receiver.limit(REPLY_MAX);

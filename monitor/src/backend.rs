@@ -6,6 +6,7 @@
 //! opened when an order may come, and closed when none has come for long: a server at rest has one connection.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -65,6 +66,8 @@ pub(crate) const ATTEMPTS_MAX: usize = 512;
 pub(crate) struct Backend {
     look: Arc<Notify>,
     jobs: mpsc::UnboundedSender<Job>,
+    /// A connection was asked for, and is not looked after yet.
+    prepares: Arc<AtomicBool>,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -80,8 +83,10 @@ impl Backend {
         let look = Arc::new(Notify::new());
         let (jobs, inbox) = mpsc::unbounded_channel();
         let probe = Probe { target: target.clone(), clock, look: look.clone(), report: report.clone() };
+        let prepares = Arc::new(AtomicBool::new(false));
+        let inbox = Jobs { inbox, prepares: prepares.clone() };
         let tasks = [tokio::spawn(probe.run()), tokio::spawn(execute(target, clock, inbox, report, store))];
-        Self { look, jobs, tasks }
+        Self { look, jobs, prepares, tasks }
     }
 
     /// Asks now.
@@ -91,7 +96,9 @@ impl Backend {
 
     /// An order may come at any moment: it must not wait for a connection to be opened.
     pub(crate) fn prepare(&self) {
-        let _ = self.jobs.send(Job::Prepare);
+        if !self.prepares.swap(true, Ordering::Relaxed) {
+            let _ = self.jobs.send(Job::Prepare);
+        }
     }
 
     /// Carries out an order; its outcome is reported.
@@ -112,6 +119,12 @@ enum Job {
     /// Have a connection.
     Prepare,
     Order(Order),
+}
+
+/// Where the executor hears of them.
+struct Jobs {
+    inbox: mpsc::UnboundedReceiver<Job>,
+    prepares: Arc<AtomicBool>,
 }
 
 /// A connection for orders is given up after so long without one.
@@ -200,6 +213,10 @@ impl<R: Fn(Report)> Probe<R> {
                         every.reset_after(self.target.detector().ping_interval);
                     }
                     Err(OpenError::Protocol) => self.troubled(Trouble::Strange, "not a Redis server".into()),
+                    // Said, but no answer: what stands before a dead server may have shaken hands.
+                    Err(error @ OpenError::ClosedAfterHandshake) => {
+                        (self.report)(Report::Words(self.target.addr.clone(), error.to_string()));
+                    }
                     // The backlog of a dying listener took it; a moment later nobody listens any more.
                     Err(OpenError::Closed) => every.reset_after(ASK_AGAIN),
                     // Silence speaks for itself.
@@ -224,6 +241,7 @@ impl<R: Fn(Report)> Probe<R> {
         // The last answer as bytes, and what it says. A server at rest says the same again and again.
         let mut last: Option<(Vec<u8>, Observation)> = None;
         let mut asked: Option<Asked> = None;
+        let mut bounds = self.target.detector.clone();
         loop {
             if wanted && asked.is_none() {
                 let now = self.clock.now();
@@ -245,6 +263,8 @@ impl<R: Fn(Report)> Probe<R> {
                 biased;
                 answer = receiver.whole(expected) => if answer.is_err() { return },
                 () = self.look.notified() => { wanted = true; continue }
+                // Shorter bounds must not find silence where nobody was asked.
+                Ok(()) = bounds.changed() => { wanted = true; continue }
                 () = sleep_until(wake) => {
                     if asked.is_some() { return }
                     wanted = true;
@@ -316,7 +336,7 @@ fn next_turn(now: Time, turn: Duration, interval: Duration) -> Time {
 async fn execute<R, S, F>(
     target: Target,
     clock: Clock,
-    mut inbox: mpsc::UnboundedReceiver<Job>,
+    Jobs { mut inbox, prepares }: Jobs,
     report: R,
     store: S,
 ) where
@@ -339,6 +359,7 @@ async fn execute<R, S, F>(
         let order = match job {
             None => return,
             Some(Job::Prepare) => {
+                prepares.store(false, Ordering::Relaxed);
                 if link.is_none() {
                     link = open(&target).await.ok();
                 }

@@ -224,6 +224,17 @@ impl Publisher {
         }
     }
 
+    /// Takes back what was written.
+    pub(crate) async fn no_opinion(&self, name: &str, service: &str) -> Result<(), PublishError> {
+        let refused =
+            |e: topology::ZnodePathError| PublishError::Refused { path: service.into(), why: e.to_string() };
+        let path = self.layout.view(name, service).map_err(refused)?;
+        match self.store.queued(Queue::Urgent).delete(&path, ANY_VERSION).await {
+            Err(PublishError::Absent { .. }) => Ok(()),
+            done => done,
+        }
+    }
+
     /// Puts a decision at the head of the service's history.
     pub(crate) async fn remember(&self, path: &ZnodePath, record: Value) {
         let record = shortened(record);

@@ -176,7 +176,9 @@ impl RedisSettings {
     /// Reads `[redis]` and every `[redis:HOST:PORT]`.
     pub fn read(reader: &mut Reader<'_>) -> Self {
         let nothing = TlsKeys::default();
-        let (shared, tls) = Credentials::read(&mut reader.section(REDIS.name()), false, &nothing);
+        let (mut shared, tls) = Credentials::read(&mut reader.section(REDIS.name()), false, &nothing);
+        // Here `off` is what is meant anyway.
+        shared.tls = shared.tls.flatten().map(Some);
         let mut members = BTreeMap::new();
         for (address, name) in reader.addresses(REDIS_MEMBER.name()) {
             let (own, _) = Credentials::read(&mut reader.section(&name), shared.password.is_some(), &tls);
@@ -349,8 +351,11 @@ mod tests {
 
     fn read<T>(text: &str, read: impl FnOnce(&mut Reader<'_>) -> T) -> (T, Vec<String>) {
         let ini = Ini::parse(text.as_bytes(), "f", [], &SCHEMA);
-        let files =
-            |path: &str| if path == "auth" { Ok(b"bob:x:y\n".to_vec()) } else { Err("gone".to_string()) };
+        let files = |path: &str| match path {
+            "auth" => Ok(b"bob:x:y\n".to_vec()),
+            "good" => Ok(b"anything\n".to_vec()),
+            _ => Err("gone".to_string()),
+        };
         let mut reader = Reader::new(&ini, &files);
         let value = read(&mut reader);
         let problems = reader.finish().err();

@@ -65,6 +65,9 @@ pub enum OpenError {
     /// No TLS could be agreed on, with the reason: another CA, another name, a certificate that the server does not take.
     #[error("TLS: {0}")]
     Tls(String),
+    /// The server closed the connection after the handshake of TLS.
+    #[error("closed after the handshake, as by a server that wants another certificate (tls_cert)")]
+    ClosedAfterHandshake,
     /// What answers there does not speak RESP.
     #[error("not a Redis server")]
     Protocol,
@@ -160,8 +163,7 @@ impl Link {
                 Err(LinkError::Protocol) => return Err(OpenError::Protocol),
                 // A server judges our certificate after its part of the handshake.
                 Err(LinkError::Closed) if login.tls.is_some() && self.greeting_error.is_none() => {
-                    let why = "closed after the handshake, as by a server that wants another certificate (tls_cert)";
-                    return Err(OpenError::Tls(why.to_owned()));
+                    return Err(OpenError::ClosedAfterHandshake);
                 }
                 Err(LinkError::Closed) => {
                     return Err(self.greeting_error.take().map_or(OpenError::Closed, OpenError::TurnedAway));

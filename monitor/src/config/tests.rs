@@ -154,7 +154,7 @@ fn a_wrong_value_for_every_key() {
         ("log", "level = 3", "expected error or warn or info or debug or trace"),
         ("log", "format = xml", "expected text or json"),
         ("redis", "username = u", "a username needs a password"),
-        ("redis", "tls = on", "TLS is not yet available; it comes with a later version"),
+        ("redis", "tls = yes", "expected on or off"),
         ("sentinel", "listen = 26379", "`26379` is not host:port: the port is missing"),
         (
             "sentinel",

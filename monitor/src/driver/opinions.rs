@@ -12,7 +12,7 @@ use tracing::debug;
 
 use super::{About, Driver, Input};
 use crate::publisher::Publisher;
-use crate::service::forward;
+use crate::service::{Service, forward};
 
 impl Driver {
     pub(super) fn monitors(&mut self, names: &[String]) {
@@ -105,7 +105,7 @@ impl Driver {
         let about = about.take_while(|((about, _), _)| *about == name);
         let said: Vec<&BTreeSet<Endpoint>> = about.filter_map(|(_, opinion)| opinion.as_ref()).collect();
         let common = match said.split_first() {
-            _ if !self.peer_alive() => PeerOpinion::Gone,
+            _ if !self.counted => PeerOpinion::Gone,
             None => PeerOpinion::Mute,
             // What every one of them cannot reach.
             Some((first, rest)) => {
@@ -116,6 +116,18 @@ impl Driver {
         if self.services.get(service).is_some_and(|s| s.group.view().peer != common) {
             self.group(service, Event::Peer(common));
         }
+    }
+
+    /// Whoever does not watch a service any more has no opinion of it: the last one would pass for the present.
+    pub(super) fn withdraw_opinion(&self, service: &Service) {
+        let (Some(generation), Some(_)) = (self.registered, &service.opinion) else { return };
+        let publisher = Publisher::new(self.store.at(generation), self.layout.clone());
+        let (me, name) = (self.me.name.clone(), service.id.name.clone());
+        tokio::spawn(async move {
+            if let Err(error) = publisher.no_opinion(&me, &name).await {
+                debug!(service = &*name, %error, "the opinion was not withdrawn; it ends with the session");
+            }
+        });
     }
 
     /// Writes what this monitor cannot reach, when that changed. The one that leads asks, and is not asked.

@@ -74,6 +74,9 @@ impl Driver {
             self.remove_service(&name);
         }
         wanted.into_iter().for_each(|path| self.add_service(path, false));
+        // A name may have become free.
+        let found = std::mem::take(&mut self.found);
+        self.discovered(&found);
     }
 }
 

@@ -54,6 +54,7 @@ impl Driver {
         for (_, _, answer) in asked.iter().filter_map(|number| self.requests.remove(number)) {
             let _ = answer.send(None); // whoever asked may be gone
         }
+        self.withdraw_opinion(&service);
         self.change_note(service.noted.1);
         self.metrics.forget(name);
         self.hooks.forget(name);
@@ -74,6 +75,7 @@ impl Driver {
 
     pub(super) fn discovered(&mut self, names: &[String]) {
         let Some(parent) = self.around.config.zookeeper.discover.clone() else { return };
+        self.found = names.to_vec();
         let gone: Vec<String> = self
             .services
             .iter()

@@ -162,14 +162,12 @@ async fn follow<T: Watched>(
 ) {
     let mut synced = 0;
     loop {
-        let connected = tokio::select! {
-            () = tx.closed() => return,
-            connected = place.link.connected() => connected,
-        };
         let turn = tokio::select! {
             () = tx.closed() => return,
-            turn = reads.acquire() => turn,
+            turn = async { place.link.connected().await; reads.acquire().await } => turn,
         };
+        // The session of now: no turn is held while there is none, and no old session while there is no turn.
+        let Ok(connected) = timeout(Duration::ZERO, place.link.connected()).await else { continue };
         let Some((generation, client)) = connected else { return };
         // A new session may begin at a server that lags behind what the old one has shown.
         let sync = synced != generation;

@@ -7,8 +7,14 @@
 
 mod answer;
 mod config;
+mod plain;
 mod request;
 mod view;
+
+/// What a client sends on its connection.
+pub fn http(data: &[u8]) {
+    plain::fuzz::check(data);
+}
 
 /// The path and the query of a request.
 pub fn request(data: &[u8]) {

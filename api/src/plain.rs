@@ -5,6 +5,10 @@ use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderValue};
 use axum::http::{Method, Request, Response, Uri};
 use bytes::{Buf, Bytes, BytesMut};
 
+#[cfg(any(test, feature = "fuzz"))]
+#[cfg_attr(not(test), allow(dead_code))]
+pub(crate) mod fuzz;
+
 /// How many headers a plain request has at most.
 const HEADERS: usize = 32;
 

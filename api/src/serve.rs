@@ -5,8 +5,9 @@
 //! methods or versions, chunked or late bodies, `Expect`, `Upgrade`, heads that are long or wrong) goes to hyper, and
 //! the connection with it, for good: nothing is taken apart here that could be understood in two ways.
 
+use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -68,11 +69,22 @@ async fn converse(mut stream: TcpStream, front: Arc<Front>, mut stop: watch::Rec
     loop {
         match plain::read(&mut buffer) {
             Read::Whole(request) => {
-                let response = tokio::select! {
-                    biased;
-                    response = answer(&front, request) => response,
-                    // Nobody waits for it any more.
-                    () = gone(&stream) => return,
+                let mut answering = pin!(answer(&front, request));
+                let response = match poll_fn(|context| Poll::Ready(answering.as_mut().poll(context))).await {
+                    Poll::Ready(response) => response,
+                    Poll::Pending => {
+                        // What was answered before does not wait for this one.
+                        if !out.is_empty() && stream.write_all(&out).await.is_err() {
+                            return;
+                        }
+                        out.clear();
+                        tokio::select! {
+                            biased;
+                            response = answering.as_mut() => response,
+                            // Nobody waits for it any more.
+                            () = gone(&stream) => return,
+                        }
+                    }
                 };
                 let last = *stop.borrow();
                 plain::write(&response, last, &date(), &mut out);

@@ -8,9 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use world::Host;
-use world::group::Group;
 use world::http::{Connection, Request};
 
+use crate::durabilities::both_durabilities;
 use crate::figures::{Clockwork, Comparison, Series, Table, load};
 
 const ROUNDS: usize = 5;
@@ -20,12 +20,7 @@ const MANY: usize = 64;
 const LIMIT: Duration = Duration::from_secs(10);
 
 pub(crate) fn run() -> Table {
-    let mut group = Group::of(1).apis(2).start();
-    let ini = std::fs::read_to_string(group.apis[1].file()).expect("the file of an API");
-    group.apis[1].write_file(&ini.replace("[api]\n", "[api]\ndurability = async\n"));
-    group.apis[1].restart();
-    group.ready();
-    group.settled();
+    let group = both_durabilities();
 
     let mut latency = [Series::default(), Series::default()];
     let mut slow = [Series::default(), Series::default()];

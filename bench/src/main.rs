@@ -3,6 +3,7 @@
 //! Arguments name the benchmarks to run; without any, all of them.
 
 mod announcement;
+mod durabilities;
 mod durability;
 mod failover;
 mod figures;

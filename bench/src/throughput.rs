@@ -10,11 +10,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
-use world::group::Group;
 use world::http::{self, Request};
 use world::redis::Redis;
 use world::{Host, Process, WorkDir, wait};
 
+use crate::durabilities::both_durabilities;
 use crate::figures::{Clockwork, Comparison, Measure, Series, Table, load};
 
 /// Many short ones: what disturbs a shared machine for some seconds meets both sides of a round, or few rounds.
@@ -64,12 +64,7 @@ fn busy_ticks(process: u32) -> f64 {
 }
 
 pub(crate) fn run() -> Table {
-    let mut group = Group::of(1).apis(2).start();
-    let ini = std::fs::read_to_string(group.apis[1].file()).expect("the file of an API");
-    group.apis[1].write_file(&ini.replace("[api]\n", "[api]\ndurability = async\n"));
-    group.apis[1].restart();
-    group.ready();
-    group.settled();
+    let mut group = both_durabilities();
     let alone = Redis::start();
     let webdis = Webdis::start(alone.addr());
     let [sync, plain] = [0, 1].map(|number: usize| {

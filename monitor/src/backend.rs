@@ -226,7 +226,7 @@ impl<R: Fn(Report)> Probe<R> {
         }
     }
 
-    /// Asks until the connection ends, or nothing was heard on it for `down_after`: after a cut, a new connection is
+    /// Asks until the connection ends, or a question was not answered for `down_after`: after a cut, a new connection is
     /// sooner there than the retransmissions of the old one.
     async fn ask(&self, link: Link) {
         let (peer, run_id) = (link.peer(), link.run_id().map(str::to_owned));

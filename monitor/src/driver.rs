@@ -154,8 +154,8 @@ pub(crate) struct Driver {
     braked: Option<Time>,
     /// Services that there were so far.
     incarnations: u64,
-    /// What stood below `discover` when that was last read.
-    found: Vec<String>,
+    /// What stood below `discover` when that was last read; none if it never was.
+    found: Option<Vec<String>>,
     /// Discovered ones whose name is taken.
     ignored: BTreeSet<ZnodePath>,
     /// The other monitors that are there.
@@ -241,7 +241,7 @@ impl Driver {
             losses: Losses::default(),
             braked: None,
             incarnations: 0,
-            found: Vec::new(),
+            found: None,
             ignored: BTreeSet::new(),
             others: Vec::new(),
             fellows: BTreeMap::new(),

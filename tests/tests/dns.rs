@@ -16,7 +16,7 @@ use world::group::{Builder, Group};
 use world::programs::{self, Ini, Launch, Program};
 use world::resp::{Connection, Reply};
 use world::skip::skip;
-use world::{Host, WorkDir, ports, wait};
+use world::{Host, Signal, WorkDir, ports, wait};
 
 const LIMIT: Duration = Duration::from_secs(20);
 const PRIMARY: &str = "primary.posts.albireo.internal.";
@@ -503,7 +503,7 @@ fn before_anything_is_known() {
     let at = || Host::local().at(ports::free());
     let (listed, discovering) = (at(), at());
     let _listed = without_zookeeper(&[("path", "/a/posts")], listed);
-    let _discovering = without_zookeeper(&[("discover", "/a"), ("path", "/b/users")], discovering);
+    let mut discovering_monitor = without_zookeeper(&[("discover", "/a"), ("path", "/b/users")], discovering);
     let mut client = Client::of(listed);
     assert_eq!(client.code(PRIMARY), ResponseCode::ServFail);
     wait::until("its own services are known", LIMIT, || {
@@ -519,6 +519,18 @@ fn before_anything_is_known() {
         assert_eq!(client.code(name), ResponseCode::ServFail, "{name}");
     }
     assert_eq!(client.code("nothing.here.albireo.internal."), ResponseCode::NXDomain);
+
+    // A path more is known at once, and what is below `discover` as little as before.
+    let text = std::fs::read_to_string(discovering_monitor.file()).expect("a file");
+    discovering_monitor.write_file(&text.replace("path = /b/users\n", "path = /b/users,/b/likes\n"));
+    discovering_monitor.process().signal(Signal::Hup);
+    wait::until("the new one is known", LIMIT, || {
+        let code = client.code("likes.albireo.internal.");
+        wait::holds(code == ResponseCode::NoError, || format!("{code:?}"))
+    });
+    for name in [PRIMARY, "posts.albireo.internal."] {
+        assert_eq!(client.code(name), ResponseCode::ServFail, "{name}");
+    }
 }
 
 #[test]

@@ -191,6 +191,13 @@ fn services_come_and_go_by_a_reload() {
         group.monitors[monitor].process().wait_for_line("not watched any more", LIMIT);
         assert_eq!(shown(&group, monitor, "users"), None);
     }
+    // Nor has anybody an opinion of it, which would pass for the present.
+    let opinions = ["primary", "backup"].map(|name| group.layout().view(name, "users").expect("a path"));
+    for opinion in opinions {
+        wait::until("the opinion is withdrawn", LIMIT, || {
+            wait::holds(group.zookeeper.get(&opinion).is_none(), || opinion.clone())
+        });
+    }
     // What is not watched is left as it is.
     assert!(first.is_primary() && !second.is_primary());
     load.wait_for_writes(50, LIMIT);

@@ -321,10 +321,13 @@ impl Group {
             Event::Ordered(addr, asked, outcome) => self.order_ended(&addr, asked, outcome, now),
             Event::Paused(paused) => self.view.paused = if paused { Paused::Yes } else { Paused::No },
             Event::Asked(number, request) => self.asked(number, request, now),
-            // What was in time by the old bounds is not late by the new ones.
             Event::Limits(limits) => {
+                let asks = |limits: &Limits| (limits.ping_interval, limits.down_after);
+                // What was in time by the old bounds is not late by the new ones.
+                if asks(&self.view.limits) != asks(&limits) {
+                    self.view.backends.values_mut().for_each(|b| b.detector.forget_silence(now));
+                }
                 self.view.limits = limits;
-                self.view.backends.values_mut().for_each(|b| b.detector.forget_silence(now));
             }
             Event::Brake(braked) => self.view.braked = braked,
             Event::Stalled => self.view.backends.values_mut().for_each(|b| b.detector.forget_silence(now)),

@@ -27,3 +27,21 @@ fn shorter_limits_make_no_silence_of_an_answer_that_was_in_time() {
         at("a")
     );
 }
+
+/// Other limits that change leave the silence of a server as long as it is.
+#[test]
+fn what_has_nothing_to_do_with_silence_does_not_end_it() {
+    let mut scene = Scene::leading(record());
+    scene.event(Event::Peer(PeerOpinion::Gone));
+    scene.all_answer();
+    scene.did();
+    for step in 0..6 {
+        scene.pass(100);
+        if step == 3 {
+            scene.event(Event::Limits(Limits { max_lag_bytes: 7, ..Limits::default() }));
+        }
+        ["b", "c"].into_iter().for_each(|name| scene.seen(name, replica(name, "a", true, 100)));
+    }
+    let next = scene.published_last().expect("a was silent for down_after_ms");
+    assert_eq!(next.primary.addr, at("b"));
+}

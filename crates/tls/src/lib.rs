@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -94,12 +94,6 @@ impl Tls {
     /// What a server's certificate has to name: the host as it was asked for.
     pub fn server_name(host: &str) -> Option<ServerName<'static>> {
         ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).ok()
-    }
-
-    /// Has libraries of this process that choose no cryptography of their own use the same; once, at the start.
-    pub fn install_default() {
-        // Somebody was first: then there is one.
-        _ = CryptoProvider::install_default(ring::default_provider());
     }
 }
 

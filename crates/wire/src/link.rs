@@ -107,6 +107,8 @@ pub struct Receiver {
     half: ReadHalf,
     buffer: BytesMut,
     max_bytes: usize,
+    /// What TLS said when it ended the connection.
+    alert: Option<String>,
 }
 
 impl Link {
@@ -139,7 +141,12 @@ impl Link {
             run_id: None,
             greeting_error: None,
             sender: Sender { half: write, buffer: BytesMut::new() },
-            receiver: Receiver { half: read, buffer: BytesMut::new(), max_bytes: MAX_REPLY_BYTES },
+            receiver: Receiver {
+                half: read,
+                buffer: BytesMut::new(),
+                max_bytes: MAX_REPLY_BYTES,
+                alert: None,
+            },
         };
         link.introduce(login, name).await?;
         Ok(link)
@@ -163,7 +170,8 @@ impl Link {
                 Err(LinkError::Protocol) => return Err(OpenError::Protocol),
                 // A server judges our certificate after its part of the handshake.
                 Err(LinkError::Closed) if login.tls.is_some() && self.greeting_error.is_none() => {
-                    return Err(OpenError::ClosedAfterHandshake);
+                    let alert = self.receiver.alert.take();
+                    return Err(alert.map_or(OpenError::ClosedAfterHandshake, OpenError::Tls));
                 }
                 Err(LinkError::Closed) => {
                     return Err(self.greeting_error.take().map_or(OpenError::Closed, OpenError::TurnedAway));
@@ -276,8 +284,12 @@ impl Receiver {
     async fn more(&mut self) -> Result<(), LinkError> {
         self.buffer.reserve(READ_BYTES);
         match self.half.read_buf(&mut self.buffer).await {
-            Ok(0) | Err(_) => Err(LinkError::Closed),
-            Ok(_) => Ok(()),
+            Ok(1..) => Ok(()),
+            Ok(0) => Err(LinkError::Closed),
+            Err(error) => {
+                self.alert = (error.kind() == io::ErrorKind::InvalidData).then(|| error.to_string());
+                Err(LinkError::Closed)
+            }
         }
     }
 

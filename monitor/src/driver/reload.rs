@@ -74,9 +74,10 @@ impl Driver {
             self.remove_service(&name);
         }
         wanted.into_iter().for_each(|path| self.add_service(path, false));
-        // A name may have become free.
-        let found = std::mem::take(&mut self.found);
-        self.discovered(&found);
+        // A name may have become free. What was never read is not known to be empty.
+        if let Some(found) = self.found.clone() {
+            self.discovered(&found);
+        }
     }
 }
 

@@ -75,7 +75,7 @@ impl Driver {
 
     pub(super) fn discovered(&mut self, names: &[String]) {
         let Some(parent) = self.around.config.zookeeper.discover.clone() else { return };
-        self.found = names.to_vec();
+        self.found = Some(names.to_vec());
         let gone: Vec<String> = self
             .services
             .iter()

@@ -212,8 +212,9 @@ fn a_monitor_that_stood_still_says_so() {
     let stalls = |group: &Group| group.monitors[active].metric("albireo_stalls_total").expect("a metric");
     let counted = stalls(&group);
     group.monitors[active].process().pause();
-    // Longer than a heartbeat, and shorter than what makes the other one take the lead: two of them.
-    std::thread::sleep(Duration::from_millis(350));
+    // The driver turns once a heartbeat of 250 ms, and calls it a stall when that is late by a quarter of 500 ms: 375 ms
+    // at most. The other one takes the lead after two heartbeats.
+    std::thread::sleep(Duration::from_millis(430));
     group.monitors[active].process().resume();
     wait::until("the stall is counted", LIMIT, || {
         wait::holds(stalls(&group) > counted, || "not counted".to_owned())

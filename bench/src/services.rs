@@ -285,12 +285,17 @@ impl Fleet {
         line.and_then(|number| number.parse().ok()).expect("a number")
     }
 
-    /// The newest record of a service's history that tells of a failover.
-    fn last_failover(&self, service: usize) -> Option<Value> {
+    /// What the history tells of the failover that made the present primary of a service one. It is written after all is over.
+    fn last_failover(&self, service: usize) -> Value {
         let layout = Layout::new("/albireo".parse().expect("a path"));
         let path = format!("{PARENT}/{}", name(service)).parse().expect("a path");
-        let history = self.zookeeper.get(&layout.history(&path))?.json();
-        history.as_array()?.iter().find(|record| record["what"] == "failover").cloned()
+        wait::until("a failover in the history", LIMIT, || {
+            let promoted = self.records([service].into_iter())[0].clone()?.promoted;
+            let history = self.zookeeper.get(&layout.history(&path)).ok_or("no history")?.json();
+            let found = history.as_array().into_iter().flatten().find(|record| record["what"] == "failover");
+            let found = found.filter(|record| record["epoch"] == promoted);
+            found.cloned().ok_or_else(|| format!("nothing of epoch {promoted}"))
+        })
     }
 }
 
@@ -459,7 +464,7 @@ fn gaps(fleet: &mut Fleet, victims: &[usize], what: &str) -> Vec<f64> {
 
 /// The figure of a phase in the newest failover of each service.
 fn phase(fleet: &Fleet, services: &[usize], phase: &str) -> Vec<f64> {
-    services.iter().filter_map(|service| fleet.last_failover(*service)?["phases"][phase].as_f64()).collect()
+    services.iter().filter_map(|service| fleet.last_failover(*service)["phases"][phase].as_f64()).collect()
 }
 
 /// One primary after the other dies.
@@ -470,7 +475,6 @@ fn kills(figures: &mut Figures, label: &str, fleet: &mut Fleet) {
         let victim = primaries(fleet, &[*service])[0];
         fleet.servers.kill(&[victim]);
         took.extend(gaps(fleet, &[victim], "killed"));
-        sleep(Duration::from_millis(200)); // the history is written when all is over
         told.extend(phase(fleet, &[*service], "promoted_ms"));
         fleet.servers.revive(&[victim]);
         fleet.settled(&[*service]);
@@ -497,7 +501,6 @@ fn silences(figures: &mut Figures, label: &str, fleet: &mut Fleet) {
             fleet.servers.hang(*victim);
         }
         took.extend(gaps(fleet, &victims, "silent"));
-        sleep(Duration::from_millis(300)); // the history is written when all is over
         over.extend(phase(fleet, some, "detected_ms").into_iter().map(|ms| ms - DOWN_AFTER_MS));
         fleet.servers.revive(&victims);
         fleet.settled(some);

@@ -58,9 +58,11 @@ impl Target {
 /// time counts from their turn on. A promotion waits for no turn.
 pub(crate) const ORDERS_MAX: usize = 128;
 
-/// Attempts under way at a time, of all servers: each to a silent host lasts `connect_timeout_ms`. Where more are due they
-/// skip a turn. The first one after a connection was closed is not counted among them: it is what tells of a death.
-pub(crate) const ATTEMPTS_MAX: usize = 512;
+/// Attempts under way at a time, of all servers: each to a silent host lasts `connect_timeout_ms`. Where more are due, a server
+/// without any waits until it is its turn, and the further ones of others are left out: attempts are the dearest thing that a
+/// probe does, and where many servers answer late, for whatever reason, they must not make it worse. The first one after a
+/// connection was closed is not counted among them: it is what tells of a death.
+pub(crate) const ATTEMPTS_MAX: usize = 64;
 
 /// A running probe and executor; both end when this is dropped.
 pub(crate) struct Backend {
@@ -185,10 +187,13 @@ impl<R: Fn(Report)> Probe<R> {
         loop {
             tokio::select! {
                 _ = every.tick() => {
-                    let permit = self.target.attempts.clone().try_acquire_owned().ok();
-                    if permit.is_none() && !std::mem::take(&mut known) {
-                        continue;
-                    }
+                    let room = self.target.attempts.clone();
+                    let permit = match room.clone().try_acquire_owned() {
+                        Ok(permit) => Some(permit),
+                        Err(_) if std::mem::take(&mut known) => None,
+                        Err(_) if attempts.is_empty() => room.acquire_owned().await.ok(),
+                        Err(_) => continue,
+                    };
                     known = false;
                     let Target { addr, login, .. } = self.target.clone();
                     let connect_timeout = self.target.detector().connect_timeout;
@@ -303,7 +308,7 @@ impl<R: Fn(Report)> Probe<R> {
 
     /// The next moment, later than now, at which this server's turn is.
     fn next_turn(&self, now: Time) -> Time {
-        next_turn(now, self.target.turn, self.target.detector().ping_interval)
+        now + until_turn(self.clock.on_the_wall(), self.target.turn, self.target.detector().ping_interval)
     }
 }
 
@@ -326,10 +331,13 @@ fn take(receiver: &mut Receiver, count: usize) -> Option<Vec<Reply>> {
     (0..count).map(|_| receiver.buffered().ok().flatten()).collect()
 }
 
-fn next_turn(now: Time, turn: Duration, interval: Duration) -> Time {
+/// From `now` until it is `turn` after a whole number of intervals: up to one interval. One that is about to be is passed over,
+/// for two clocks never agree in the last digits, and nobody is to be asked twice within a moment.
+fn until_turn(now: Duration, turn: Duration, interval: Duration) -> Duration {
     let (now, turn, interval) = (now.as_micros(), turn.as_micros(), interval.as_micros().max(1));
-    let next = now + interval - (now + interval - turn % interval) % interval;
-    Time::from_micros(u64::try_from(next).unwrap_or(u64::MAX))
+    let wait = interval - (now + interval - turn % interval) % interval;
+    let wait = if wait < interval / 20 { wait + interval } else { wait };
+    Duration::from_micros(u64::try_from(wait).unwrap_or(u64::MAX))
 }
 
 /// Carries out orders, one at a time, over one connection that is kept for a while.
@@ -586,16 +594,23 @@ mod tests {
     #[test]
     fn turns_are_a_ping_interval_apart_and_always_ahead() {
         let ms = Duration::from_millis;
-        for (now, turn, next) in
-            [(0, 0, 100), (0, 30, 30), (29, 30, 30), (30, 30, 130), (31, 30, 130), (1234, 99, 1299)]
-        {
-            assert_eq!(next_turn(ms(now), ms(turn), ms(100)), ms(next), "now {now}, turn {turn}");
+        for (now, turn, wait) in [
+            (0, 0, 100),
+            (0, 30, 30),
+            (25, 30, 5),
+            (29, 30, 101),
+            (30, 30, 100),
+            (31, 30, 99),
+            (1234, 99, 65),
+            (1_234_567_890_123, 23, 100),
+        ] {
+            assert_eq!(until_turn(ms(now), ms(turn), ms(100)), ms(wait), "now {now}, turn {turn}");
         }
-        let mut now = Time::from_micros(17);
+        let mut now = Duration::from_micros(17);
         for _ in 0..1000 {
-            let next = next_turn(now, Duration::from_nanos(99_999_999), ms(100));
-            assert!(next > now && next <= now + ms(100), "{now:?} {next:?}");
-            now = next;
+            let wait = until_turn(now, Duration::from_nanos(99_999_999), ms(100));
+            assert!(wait >= ms(5) && wait < ms(105), "{now:?} {wait:?}");
+            now += wait;
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The one monotonic clock of this process (R13): the core counts time from its start.
 
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use failover::Time;
 
@@ -17,6 +17,12 @@ impl Clock {
     /// Since the start.
     pub(crate) fn now(self) -> Time {
         self.0.elapsed()
+    }
+
+    /// The clock on the wall, from which nothing is measured: two monitors agree by it when within an interval to ask.
+    /// Since 1970; zero before.
+    pub(crate) fn on_the_wall(self) -> Duration {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
     }
 
     /// The core's time as the runtime's.

@@ -13,6 +13,7 @@ mod opinions;
 mod pairing;
 mod records;
 mod reload;
+mod roster;
 mod services;
 mod session;
 mod show;
@@ -49,13 +50,14 @@ use crate::metrics::Metrics;
 use crate::publisher::Publisher;
 use crate::quiet::Quiet;
 use crate::redis::BrownOut;
-use crate::service::{Service, ServiceId, Surroundings, forward};
+use crate::service::{ServiceId, Surroundings, forward};
 use crate::supervisor;
 
 pub(crate) use display::{Feed, Shown};
 
 use display::Display;
 use due::Due;
+use roster::Roster;
 
 /// Inputs that are taken in before the loop looks at the time again.
 const AT_ONCE: usize = 64;
@@ -146,7 +148,7 @@ pub(crate) struct Driver {
     record: MonitorRecord,
     pair: Option<Handle>,
     lead: Lead,
-    services: BTreeMap<String, Service>,
+    services: Roster,
     /// When each of them wants to be looked at.
     due: Due,
     /// Primaries that are lost, of all services, and since when they are too many at once.
@@ -236,7 +238,7 @@ impl Driver {
             me,
             record,
             pair,
-            services: BTreeMap::new(),
+            services: Roster::default(),
             due: Due::default(),
             losses: Losses::default(),
             braked: None,
@@ -360,7 +362,7 @@ impl Driver {
     }
 
     fn all_groups(&mut self, event: &Event) {
-        for name in self.services.keys().cloned().collect::<Vec<_>>() {
+        for name in self.services.names() {
             self.group(&name, event.clone());
         }
     }
@@ -453,7 +455,7 @@ impl Driver {
         self.tend_lead(now);
         self.tend_brake(now);
         while let Some(name) = self.due.take(now) {
-            let Some(service) = self.services.get_mut(&*name) else { continue };
+            let Some(service) = self.services.get_mut(&name) else { continue };
             service.due = None;
             match service.group.poll_timeout() {
                 Some(at) if at > now => service.due = self.due.put(&name, None, Some(at)),
@@ -464,12 +466,7 @@ impl Driver {
             self.next_beat = now + self.heartbeat();
             supervisor::alive(self.reign.is_some());
             self.beat();
-            self.services
-                .keys()
-                .cloned()
-                .collect::<Vec<_>>()
-                .iter()
-                .for_each(|name| self.write_opinion(name));
+            self.services.names().iter().for_each(|name| self.write_opinion(name));
             self.count_losses();
             self.tell_what_lasts();
             self.tell_hooks();

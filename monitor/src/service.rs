@@ -218,7 +218,7 @@ fn start(
         login,
         secret,
         detector: around.detector.subscribe(),
-        turn: turn(id.incarnation, config.detector.ping_interval),
+        turn: turn(&id.name, config.detector.ping_interval),
         took,
         attempts: around.attempts.clone(),
         turns: around.turns.clone(),
@@ -246,10 +246,13 @@ fn start(
 /// the more services share one, the longer the answers of the last ones wait.
 const TURNS: u32 = 10;
 
-/// When within a ping interval the servers of a service are asked: all at the same moment, together with those of one service
-/// in ten.
-fn turn(service: u64, interval: Duration) -> Duration {
-    interval / TURNS * u32::try_from(service % u64::from(TURNS)).unwrap_or(0)
+/// When within a ping interval, by the clock on the wall, the servers of a service are asked: all at the same moment, together
+/// with those of one service in ten, and by both monitors at the same moment, so that they come to the same view together.
+fn turn(service: &str, interval: Duration) -> Duration {
+    // FNV-1a: any sum that is the same in both and spreads names evenly.
+    let sum =
+        service.bytes().fold(0x811c_9dc5_u32, |sum, byte| (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    interval / TURNS * (sum % TURNS)
 }
 
 /// Forwards every new value of a followed znode.

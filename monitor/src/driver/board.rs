@@ -117,7 +117,7 @@ impl Driver {
 
     /// Everything that changes with time, and the other endpoints.
     pub(super) fn tell_board(&mut self) {
-        let names: Vec<String> = self.services.keys().cloned().collect();
+        let names: Vec<String> = self.services.names();
         names.iter().for_each(|name| self.tell_board_of(name));
         let (now, peer_alive) = (self.now(), self.peer_alive());
         let config = &self.around.config;
@@ -136,7 +136,7 @@ impl Driver {
 
     /// No record counts until it was read once more.
     pub(super) fn vouch_anew(&mut self) {
-        for name in self.services.keys().cloned().collect::<Vec<_>>() {
+        for name in self.services.names() {
             self.vouch(&name);
         }
     }

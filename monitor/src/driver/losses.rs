@@ -23,7 +23,7 @@ impl Driver {
 
     /// The same of all services: one that says nothing is not looked at otherwise.
     pub(super) fn count_losses(&mut self) {
-        let names: Vec<String> = self.services.keys().cloned().collect();
+        let names: Vec<String> = self.services.names();
         names.iter().for_each(|name| self.tend_losses(name));
     }
 

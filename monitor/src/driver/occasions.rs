@@ -22,7 +22,7 @@ impl Driver {
     pub(super) fn tell_hooks(&mut self) {
         let (now, leads) = (self.now(), self.reign.is_some());
         let mut news: Vec<(String, Occasion, Value)> = Vec::new();
-        for (name, service) in &mut self.services {
+        for service in self.services.each() {
             let view = service.group.view();
             let epoch = view.state().map(|state| state.epoch);
             for addr in view.backends.keys() {
@@ -32,11 +32,11 @@ impl Driver {
                 let Some((was_down, was)) = before.filter(|_| leads) else { continue };
                 if down && !was_down {
                     let facts = json!({"addr": addr, "role": role, "epoch": epoch});
-                    news.push((name.clone(), Occasion::Down, facts));
+                    news.push((service.id.name.to_string(), Occasion::Down, facts));
                 }
                 if role != was {
                     let facts = json!({"addr": addr, "role": role, "was": was, "epoch": epoch});
-                    news.push((name.clone(), Occasion::RoleChange, facts));
+                    news.push((service.id.name.to_string(), Occasion::RoleChange, facts));
                 }
             }
         }

@@ -18,7 +18,7 @@ impl Driver {
     pub(super) fn monitors(&mut self, names: &[String]) {
         let other = |name: &&String| self.observes() || **name != self.me.name;
         let others: Vec<String> = names.iter().filter(other).cloned().collect();
-        let services: Vec<String> = self.services.keys().cloned().collect();
+        let services: Vec<String> = self.services.names();
         self.views.retain(|(monitor, _), task| {
             let keep = others.contains(monitor);
             if !keep {

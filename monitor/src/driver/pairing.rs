@@ -45,7 +45,7 @@ impl Driver {
     pub(super) fn pass_opinions(&mut self) {
         let counts = self.peer_alive();
         if std::mem::replace(&mut self.counted, counts) != counts {
-            let names: Vec<String> = self.services.keys().cloned().collect();
+            let names: Vec<String> = self.services.names();
             names.iter().for_each(|name| self.pass_opinion(name));
         }
     }

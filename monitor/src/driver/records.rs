@@ -13,7 +13,7 @@ use crate::metrics::phases_ms;
 impl Driver {
     /// A failover, a switchover or a cold start is done: a line of the log, a metric, a hook, a record.
     pub(super) fn completed(&mut self, name: &str, timeline: &Timeline) {
-        if !self.services.contains_key(name) {
+        if !self.services.contains(name) {
             return;
         }
         self.display.at_once();

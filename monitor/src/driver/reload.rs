@@ -63,10 +63,10 @@ impl Driver {
             discover.as_ref().is_some_and(|parent| parent.child(path.name()).as_ref() == Ok(path))
         };
         let mut left = Vec::new();
-        for (name, service) in &mut self.services {
+        for service in self.services.each() {
             service.discovered = !wanted.contains(&service.path);
             if service.discovered && !is_discovered(&service.path) {
-                left.push(name.clone());
+                left.push(service.id.name.to_string());
             }
         }
         for name in left {

@@ -36,7 +36,7 @@ impl Driver {
         let follow = |znode: &str| self.store.follow(znode);
         let (state, paused) = (follow(&self.layout.state(&path)), follow(&self.layout.paused(&path)));
         service.follow(state, follow(path.as_str()), paused, &self.around.inputs);
-        self.services.insert(name.clone(), service);
+        self.services.insert(service);
         info!(service = name, "watching {path}");
         let answers = self.session.is_some_and(|session| session.phase == SessionPhase::Connected);
         self.group(&name, Event::Store(answers));
@@ -79,8 +79,8 @@ impl Driver {
         let gone: Vec<String> = self
             .services
             .iter()
-            .filter(|(name, service)| service.discovered && !names.contains(name))
-            .map(|(name, _)| name.clone())
+            .filter(|service| service.discovered && !names.iter().any(|name| **name == *service.id.name))
+            .map(|service| service.id.name.to_string())
             .collect();
         for name in gone {
             info!(service = name, "gone from {parent}; not watched any more");
@@ -105,7 +105,7 @@ impl Driver {
     pub(super) fn about(&mut self, id: &ServiceId, about: About) {
         let now = self.now();
         let name: &str = &id.name;
-        let Some(service) = self.services.get_mut(name).filter(|service| service.id == *id) else { return };
+        let Some(service) = self.services.this_one(id) else { return };
         match about {
             About::Event(event) if service.is_at_rest(&event, now) => {
                 let because = service.because().clone();
@@ -243,7 +243,7 @@ impl Driver {
 
     /// Hands what an operator asks for to the service of that name.
     pub(super) fn request(&mut self, name: &str, request: Request, answer: oneshot::Sender<Answer>) {
-        if !self.services.contains_key(name) {
+        if !self.services.contains(name) {
             let _ = answer.send(None);
             return;
         }
@@ -296,7 +296,7 @@ impl Driver {
         answer: oneshot::Sender<Paused>,
     ) {
         let Some(service) = self.services.get(name).filter(|_| self.reign.is_some()) else {
-            let known = self.services.contains_key(name);
+            let known = self.services.contains(name);
             let _ = answer.send(if known { Paused::NotLeading } else { Paused::NoService });
             return;
         };

@@ -122,6 +122,6 @@ impl Driver {
                 }
             }
         });
-        self.services.values_mut().for_each(|service| service.opinion = None);
+        self.services.each().for_each(|service| service.opinion = None);
     }
 }

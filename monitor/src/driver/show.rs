@@ -71,7 +71,7 @@ impl Driver {
         });
         monitors.extend(observers);
         let services: Vec<Value> =
-            self.services.values().map(|service| status::service(service, self.age(), now)).collect();
+            self.services.iter().map(|service| status::service(service, self.age(), now)).collect();
         let leader = if self.reign.is_some() { Some(self.me.name.as_str()) } else { self.lead.holder() };
         json!({"me": self.me.name, "leader": leader, "monitors": monitors, "services": services,
             "mass_failure": self.mass_failure()})
@@ -116,7 +116,7 @@ impl Driver {
             }
             Some(PairState::Active | PairState::Passive) | None => {}
         }
-        reasons.extend(self.services.values().filter_map(|service| status::unready(service, now)));
+        reasons.extend(self.services.iter().filter_map(|service| status::unready(service, now)));
         reasons
     }
 
@@ -127,7 +127,8 @@ impl Driver {
         metrics.active.set(i64::from(self.reign.is_some()));
         metrics.peer_up.set(i64::from(peer_up));
         metrics.bad_heartbeats.set(self.bad_heartbeats);
-        for (name, service) in &self.services {
+        for service in self.services.iter() {
+            let name = &*service.id.name;
             let view = service.group.view();
             let answers = |addr| matches!(view.health(addr, now), Health::Up | Health::Suspect);
             let record = view.state().map(|s| (s.epoch, s.in_sync.len(), answers(&s.primary.addr)));

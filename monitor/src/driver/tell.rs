@@ -39,11 +39,11 @@ impl Driver {
     pub(super) fn tell_what_lasts(&mut self) {
         let (now, heartbeat) = (self.now(), self.heartbeat());
         let mut last = Vec::new();
-        for (name, service) in &mut self.services {
+        for service in self.services.each() {
             tell_health(service, now);
             if let Some((reason, _)) = service.untold.take_if(|(_, since)| now >= *since + heartbeat) {
                 tell_reason(service, &reason, now);
-                last.push((name.clone(), reason));
+                last.push((service.id.name.to_string(), reason));
             }
         }
         for (name, reason) in last {

@@ -41,11 +41,11 @@ fn topology(primary: &str) -> About {
 }
 
 fn id(driver: &Driver, name: &str) -> ServiceId {
-    driver.services[name].id.clone()
+    driver.services.get(name).unwrap().id.clone()
 }
 
 fn members(driver: &Driver, name: &str) -> Vec<Endpoint> {
-    driver.services[name].backends.keys().cloned().collect()
+    driver.services.get(name).unwrap().backends.keys().cloned().collect()
 }
 
 /// What the log says meanwhile.
@@ -79,7 +79,7 @@ async fn what_was_under_way_for_a_removed_service_does_not_reach_its_successor()
     driver.take(Input::Service(first.clone(), About::Opinion("other".into(), Some([at("a")].into()))));
 
     driver.take(Input::Discovered(Vec::new()));
-    assert!(driver.services.is_empty());
+    assert_eq!(driver.services.len(), 0);
     assert!(driver.opinions.is_empty(), "what was thought of it goes with it");
     driver.take(Input::Discovered(vec!["posts".into()]));
     let second = id(&driver, "posts");
@@ -94,12 +94,15 @@ async fn what_was_under_way_for_a_removed_service_does_not_reach_its_successor()
     ] {
         driver.take(Input::Service(first.clone(), late));
     }
-    let service = &driver.services["posts"];
+    let service = driver.services.get("posts").unwrap();
     assert_eq!(members(&driver, "posts"), [], "the first one's server is none of the second's");
     assert!(service.group.view().state().is_none() && service.words.is_empty() && driver.opinions.is_empty());
     driver.services.get_mut("posts").unwrap().writes_opinion = true;
     driver.take(Input::Service(first, About::OpinionWritten(true)));
-    assert!(driver.services["posts"].writes_opinion, "the first one's opinion was written, not this one's");
+    assert!(
+        driver.services.get("posts").unwrap().writes_opinion,
+        "the first one's opinion was written, not this one's"
+    );
 
     driver.take(Input::Service(second.clone(), topology("b")));
     assert_eq!(members(&driver, "posts"), [at("b")]);
@@ -299,7 +302,7 @@ async fn a_service_is_paused_whoever_paused_it() {
     driver.take(Input::Discovered(vec!["posts".into()]));
     let id = id(&driver, "posts");
     driver.take(Input::Service(id.clone(), topology("a")));
-    let paused = |driver: &Driver| driver.services["posts"].group.view().paused;
+    let paused = |driver: &Driver| driver.services.get("posts").unwrap().group.view().paused;
     let by = |who: &str| Some(PausedRecord { since_ms: Some(1), by: Some(who.into()) });
     driver.take(Input::Service(id.clone(), About::Paused(by("one"))));
     driver.group("posts", Event::Reign(Some(1)));

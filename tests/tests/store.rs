@@ -18,8 +18,9 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// The shortest session that a server with the usual tick grants.
 const SHORT: Duration = Duration::from_secs(4);
 
+/// A machine with other work to do may take longer for a write than the default `call_timeout`.
 fn options(server: &ZooKeeper) -> Options {
-    Options { session_timeout: SHORT, ..Options::new(server.hosts()) }
+    Options { session_timeout: SHORT, call_timeout: Duration::from_secs(10), ..Options::new(server.hosts()) }
 }
 
 fn open(server: &ZooKeeper) -> Store {

@@ -5,6 +5,7 @@
 //! waited for. Orders use a second connection of their own, from look to act (R1), because WATCH belongs to it. That one is
 //! opened when an order may come, and closed when none has come for long: a server at rest has one connection.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -244,9 +245,11 @@ impl<R: Fn(Report)> Probe<R> {
         let (quick, all) = (encoded(&questions), encoded(questions.iter().chain(&room)));
         let (mut due, mut wanted, mut room_due) = (self.clock.now(), true, Time::ZERO);
         // The last answer as bytes, and what it says. A server at rest says the same again and again.
-        let mut last: Option<(Vec<u8>, Observation)> = None;
+        let mut last: Option<(Vec<u8>, Arc<Observation>)> = None;
         let mut asked: Option<Asked> = None;
-        let mut bounds = self.target.detector.clone();
+        // Kept from turn to turn: to make them anew for each is most of what a probe costs beside its two calls of the kernel.
+        let mut look = pin!(self.look.notified());
+        let mut alarm = pin!(sleep_until(self.clock.instant(due)));
         loop {
             if wanted && asked.is_none() {
                 let now = self.clock.now();
@@ -262,16 +265,33 @@ impl<R: Fn(Report)> Probe<R> {
             // Every question is sent by a turn, so silence counts from the one that is not answered.
             let down_after = self.target.detector().down_after;
             let silent = |asked: &Asked| asked.at + down_after;
-            let wake = self.clock.instant(asked.as_ref().map_or(due, silent));
+            let wake = match &asked {
+                None => due,
+                Some(asked) if wanted => silent(asked),
+                Some(asked) => due.min(silent(asked)),
+            };
+            let wake = self.clock.instant(wake);
+            if alarm.deadline() != wake {
+                alarm.as_mut().reset(wake);
+            }
             let expected = asked.as_ref().map_or(1, |asked| questions.len() + if asked.room { 2 } else { 0 });
             tokio::select! {
                 biased;
                 answer = receiver.whole(expected) => if answer.is_err() { return },
-                () = self.look.notified() => { wanted = true; continue }
-                // Shorter bounds must not find silence where nobody was asked.
-                Ok(()) = bounds.changed() => { wanted = true; continue }
-                () = sleep_until(wake) => {
-                    if asked.is_some() { return }
+                () = look.as_mut() => {
+                    look.set(self.look.notified());
+                    wanted = true;
+                    continue;
+                }
+                () = alarm.as_mut() => {
+                    if asked.as_ref().is_some_and(|asked| self.clock.now() >= silent(asked)) {
+                        // Where this process has more to do than time, the answer may be there, and nobody has looked.
+                        tokio::task::yield_now().await;
+                        match receiver.whole(expected).now_or_never() {
+                            Some(Ok(_)) => {}
+                            Some(Err(_)) | None => return,
+                        }
+                    }
                     wanted = true;
                     continue;
                 }
@@ -288,7 +308,8 @@ impl<R: Fn(Report)> Probe<R> {
                 None => {
                     let bytes = bytes.to_vec();
                     let Some(answers) = take(&mut receiver, questions.len()) else { return };
-                    let read = redis::observation(&answers, run_id.as_deref().unwrap_or_default(), peer);
+                    let read = redis::observation(&answers, run_id.as_deref().unwrap_or_default(), peer)
+                        .map(Arc::new);
                     last = read.as_ref().ok().map(|seen| (bytes, seen.clone()));
                     read
                 }

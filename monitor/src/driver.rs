@@ -151,6 +151,8 @@ pub(crate) struct Driver {
     services: Roster,
     /// When each of them wants to be looked at.
     due: Due,
+    /// Since when more inputs were there than were taken in.
+    behind: Option<Time>,
     /// Primaries that are lost, of all services, and since when they are too many at once.
     losses: Losses,
     braked: Option<Time>,
@@ -240,6 +242,7 @@ impl Driver {
             pair,
             services: Roster::default(),
             due: Due::default(),
+            behind: None,
             losses: Losses::default(),
             braked: None,
             incarnations: 0,
@@ -296,6 +299,7 @@ impl Driver {
                 () = sleep_until(wake) => {}
             }
             self.notice_stall();
+            let more = inputs.len() == AT_ONCE;
             for input in inputs.drain(..) {
                 // What is not about one service may end the lead, and then no group may act on it any more.
                 let about_all = !matches!(input, Input::Service(..));
@@ -308,10 +312,30 @@ impl Driver {
                     return end;
                 }
             }
-            if let Some(end) = self.tick() {
+            if self.keeps_up(more)
+                && let Some(end) = self.tick()
+            {
                 return end;
             }
         }
+    }
+
+    /// Nobody is found silent while his answer may wait among the inputs: false as long as there are `more`, for a while. That
+    /// they do not end is a stall, too.
+    fn keeps_up(&mut self, more: bool) -> bool {
+        let now = self.now();
+        if !more {
+            self.behind = None;
+            return true;
+        }
+        let since = *self.behind.get_or_insert(now);
+        self.tend_lead(now);
+        if now < since + self.stall() {
+            return false;
+        }
+        self.behind = None;
+        self.stood_still_for(now - since, "this monitor has more to do than time; silence is measured anew");
+        true
     }
 
     fn now(&self) -> Time {
@@ -342,23 +366,32 @@ impl Driver {
     fn notice_stall(&mut self) {
         let now = self.now();
         let late = now.saturating_sub(self.planned);
-        // A quarter of down_after at most: with the age of the last probe, a longer stall could pass for silence.
-        if late > self.heartbeat().min(self.around.config.detector.down_after / 4) {
-            let late_ms = late.as_millis() as u64;
-            self.metrics.stalls.inc();
-            self.stood_still = Some((late, now, now_ms()));
-            self.display.touch();
-            match self.quiet.is_due("stood still", now) {
-                true => warn!(late_ms, "this monitor stood still; silence is measured anew"),
-                false => debug!(late_ms, "this monitor stood still again"),
-            }
+        if late > self.stall() {
             self.lead.stalled(now);
             if let Some((_, since)) = &mut self.name_taken {
                 *since = now;
             }
             self.vouch_anew();
-            self.all_groups(&Event::Stalled);
+            self.stood_still_for(late, "this monitor stood still; silence is measured anew");
         }
+    }
+
+    /// What is late by more than this is a stall. A quarter of down_after at most: with the age of the last probe, a longer one
+    /// could pass for silence.
+    fn stall(&self) -> Duration {
+        self.heartbeat().min(self.around.config.detector.down_after / 4)
+    }
+
+    fn stood_still_for(&mut self, late: Duration, what: &str) {
+        let (now, late_ms) = (self.now(), late.as_millis() as u64);
+        self.metrics.stalls.inc();
+        self.stood_still = Some((late, now, now_ms()));
+        self.display.touch();
+        match self.quiet.is_due("stood still", now) {
+            true => warn!(late_ms, "{what}"),
+            false => debug!(late_ms, "{what}"),
+        }
+        self.all_groups(&Event::Stalled);
     }
 
     fn all_groups(&mut self, event: &Event) {

@@ -4,6 +4,7 @@
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -49,7 +50,7 @@ pub enum Event {
     /// The server answered with an error.
     Troubled(Endpoint, Trouble),
     /// The server answered a question that was sent at that time.
-    Seen(Endpoint, Time, Observation),
+    Seen(Endpoint, Time, Arc<Observation>),
     /// The publication with this number ended.
     Published(u64, PublishOutcome),
     /// An order ended; what the server said with it was asked for at that time. The answer may have waited for a monitor that
@@ -339,7 +340,7 @@ impl Group {
     /// Takes in the answer of a server that goes on as it was while all is well; false if it is anything else. Nothing can
     /// come of such an answer, and of thousands of servers nearly all answers are: what time alone changes is looked at
     /// when it is due, which is once within `down_after` at least.
-    fn goes_on(&mut self, addr: &Endpoint, asked: Time, observation: &Observation, now: Time) -> bool {
+    fn goes_on(&mut self, addr: &Endpoint, asked: Time, observation: &Arc<Observation>, now: Time) -> bool {
         let view = &self.view;
         let well = matches!(self.because, Reason::Healthy | Reason::Passive(None))
             && view.asked.is_none()
@@ -633,7 +634,7 @@ impl Group {
     }
 
     /// A probe was answered.
-    fn seen(&mut self, addr: &Endpoint, asked: Time, observation: Observation, now: Time) {
+    fn seen(&mut self, addr: &Endpoint, asked: Time, observation: Arc<Observation>, now: Time) {
         let Some(backend) = self.view.backends.get_mut(addr) else { return };
         let newer = backend.seen.as_ref().is_some_and(|seen| seen.asked > asked);
         if newer || asked < backend.void_until {
@@ -644,7 +645,7 @@ impl Group {
         self.take(addr, asked, observation, now);
     }
 
-    fn take(&mut self, addr: &Endpoint, asked: Time, observation: Observation, now: Time) {
+    fn take(&mut self, addr: &Endpoint, asked: Time, observation: Arc<Observation>, now: Time) {
         let primary = self.view.state().map(|state| state.primary.addr.clone());
         let ahead = primary
             .as_ref()
@@ -817,7 +818,7 @@ impl Group {
                     }
                 }
                 match seen {
-                    Some(observation) => self.take(addr, asked, observation, now),
+                    Some(observation) => self.take(addr, asked, Arc::new(observation), now),
                     None => self.actions.push_back(Action::Look(addr.clone())),
                 }
                 return;

@@ -2,6 +2,7 @@
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -208,7 +209,7 @@ pub enum Pause {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
     /// What it said.
-    pub observation: Observation,
+    pub observation: Arc<Observation>,
     /// When the question was sent.
     pub asked: Time,
     /// When the answer came.
@@ -253,7 +254,7 @@ impl Backend {
 
     /// The last answer, if nothing of ours happened to the server since it was asked for.
     pub fn current(&self) -> Option<&Observation> {
-        self.seen.as_ref().filter(|seen| seen.asked >= self.stale_until).map(|seen| &seen.observation)
+        self.seen.as_ref().filter(|seen| seen.asked >= self.stale_until).map(|seen| &*seen.observation)
     }
 }
 

@@ -108,7 +108,7 @@ fn an_offset_counts_only_if_it_was_asked_for_after_the_loss() {
     let asked = scene.now;
     scene.pass(5);
     let lost = scene.now;
-    scene.event(Event::Seen(at("b"), asked, replica("b", "a", true, 999)));
+    scene.event(Event::Seen(at("b"), asked, replica("b", "a", true, 999).into()));
     assert_eq!(best(scene.group.view(), &record(), lost, scene.now), None);
     scene.pass(1);
     scene.seen("b", replica("b", "a", true, 999));

@@ -191,7 +191,7 @@ fn a_restart_is_dated_from_its_beginning() {
     scene.seen("a", restarted.clone());
     scene.pass(80);
     scene.seen("a", restarted);
-    scene.event(Event::Seen(at("b"), asked, replica("b", "a", false, 100)));
+    scene.event(Event::Seen(at("b"), asked, replica("b", "a", false, 100).into()));
     assert_eq!(reason(&scene), Reason::Failover(Fault::Restarted, at("b")));
 }
 

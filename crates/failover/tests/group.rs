@@ -430,7 +430,7 @@ fn an_older_answer_does_not_hide_what_an_order_saw() {
     scene.pass(1);
     scene.ordered("b", Outcome::Done(Some(promoted())));
     scene.did();
-    scene.event(Event::Seen(at("b"), asked, replica("b", "a", false, 100)));
+    scene.event(Event::Seen(at("b"), asked, replica("b", "a", false, 100).into()));
     assert_eq!(scene.group.view().current(&at("b"), scene.now), Some(&promoted()));
 }
 
@@ -500,11 +500,14 @@ fn an_order_has_the_last_word_over_probes_that_were_under_way() {
         assert_eq!(scene.acts(), ["promote (R4 by 3) b [4]"]);
         let sent = scene.now + ms(1);
         scene.pass(3);
-        let probe = Event::Seen(at("b"), sent + ms(1), not_yet.clone());
+        let probe = Event::Seen(at("b"), sent + ms(1), not_yet.clone().into());
         let order = Event::Ordered(at("b"), sent, Outcome::Done(Some(promoted.clone())));
         let both = if probe_first { [probe, order] } else { [order, probe] };
         both.into_iter().for_each(|event| scene.event(event));
         assert!(scene.acts().contains(&"publish on 6: 4 serving b [\"c\"], announce".into()));
-        assert_eq!(scene.group.view().backends[&at("b")].seen.as_ref().unwrap().observation, promoted);
+        assert_eq!(
+            scene.group.view().backends[&at("b")].seen.as_ref().unwrap().observation,
+            promoted.clone().into()
+        );
     }
 }

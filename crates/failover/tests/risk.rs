@@ -32,11 +32,11 @@ fn comes_of_it(scene: &mut Scene) -> Option<String> {
             else {
                 continue;
             };
-            let role = match said.role {
+            let role = match said.role.clone() {
                 syncing @ Role::Replica { syncing: true, .. } => syncing,
                 Role::Primary { .. } | Role::Replica { .. } => replica(name, primary.host(), false, 0).role,
             };
-            scene.seen(name, Observation { role, ..said });
+            scene.seen(name, Observation { role, ..Observation::clone(&said) });
         }
         if let Some(next) = scene.published_last() {
             return Some(next.primary.addr.host().to_owned());

@@ -2,6 +2,7 @@
 
 use alloc::borrow::ToOwned;
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use core::fmt;
 use core::net::{IpAddr, Ipv6Addr};
 use core::str::FromStr;
@@ -22,7 +23,7 @@ use crate::shown::shown;
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Endpoint {
     /// An IP address in its canonical form, or a host name in lower case.
-    host: String,
+    host: Arc<str>,
     port: u16,
 }
 
@@ -48,7 +49,7 @@ impl Endpoint {
 
 impl From<core::net::SocketAddr> for Endpoint {
     fn from(addr: core::net::SocketAddr) -> Self {
-        Self { host: addr.ip().to_string(), port: addr.port() }
+        Self { host: addr.ip().to_string().into(), port: addr.port() }
     }
 }
 
@@ -76,7 +77,7 @@ impl FromStr for Endpoint {
                 Err(_) => return Err(wrong("neither an IP address nor a host name")),
             },
         };
-        Ok(Self { host, port })
+        Ok(Self { host: host.into(), port })
     }
 }
 

@@ -431,7 +431,7 @@ mod tests {
             tick: None,
             empty: false,
         };
-        Event::Seen(at(port), asked, observation)
+        Event::Seen(at(port), asked, observation.into())
     }
 
     fn following(port: u16) -> Role {
@@ -493,7 +493,10 @@ mod tests {
             group.handle(Event::Store(false), SECOND);
             let alone = Role::Primary { replicas: Vec::new() };
             let Event::Seen(addr, asked, answer) = seen(1, alone, run_id, SECOND) else { unreachable!() };
-            group.handle(Event::Seen(addr, asked, Observation { fence, ..answer }), SECOND);
+            group.handle(
+                Event::Seen(addr, asked, Observation { fence, ..Observation::clone(&answer) }.into()),
+                SECOND,
+            );
             group
         };
         let mut group = stamped(Fence::At(1), "r1");

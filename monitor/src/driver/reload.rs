@@ -9,6 +9,7 @@ use topology::ZnodePath;
 use tracing::{error, info, warn};
 
 use super::Driver;
+use crate::backend::Backend;
 use crate::config::Config;
 use crate::log;
 
@@ -48,9 +49,11 @@ impl Driver {
         log::set_level(config.log.level);
         self.hooks.replace(config.hooks.clone());
         let limits = config.limits();
-        self.around
-            .detector
-            .send_if_modified(|detector| std::mem::replace(detector, config.detector) != config.detector);
+        let new = config.detector;
+        if self.around.detector.send_if_modified(|detector| std::mem::replace(detector, new) != new) {
+            // Shorter bounds must not find silence where nobody was asked.
+            self.services.each().flat_map(|service| service.backends.values()).for_each(Backend::look);
+        }
         self.around.config = Arc::new(config);
         self.all_groups(&Event::Limits(limits));
         self.watch_configured();

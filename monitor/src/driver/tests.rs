@@ -187,7 +187,7 @@ async fn a_server_that_goes_and_comes_is_told() {
         for _ in 0..20 {
             for event in [
                 Event::Opened(at("a")),
-                Event::Seen(at("a"), driver.now(), observation.clone()),
+                Event::Seen(at("a"), driver.now(), observation.clone().into()),
                 Event::Closed(at("a")),
                 Event::ConnectionRefused(at("a")),
             ] {
@@ -196,7 +196,7 @@ async fn a_server_that_goes_and_comes_is_told() {
             }
         }
         driver.take(Input::Service(id.clone(), About::Event(Event::Opened(at("a")))));
-        let seen = Event::Seen(at("a"), driver.now(), observation.clone());
+        let seen = Event::Seen(at("a"), driver.now(), observation.clone().into());
         driver.take(Input::Service(id.clone(), About::Event(seen)));
         driver.tell_what_lasts();
         let login = About::Event(Event::Troubled(at("a"), failover::Trouble::Login));

@@ -119,7 +119,7 @@ impl Sim {
                 let again = probe.wanted;
                 let asked = self.monitors[at].time(asked);
                 let seen = self.flawed_look(at, server, *seen);
-                self.group_input(at, GroupEvent::Seen(addr, asked, seen));
+                self.group_input(at, GroupEvent::Seen(addr, asked, seen.into()));
                 if again {
                     self.ask(at, server);
                 }

@@ -227,7 +227,7 @@ impl Scene {
     }
 
     pub(crate) fn seen(&mut self, name: &str, seen: Observation) {
-        self.event(Event::Seen(at(name), self.now, seen));
+        self.event(Event::Seen(at(name), self.now, seen.into()));
     }
 
     pub(crate) fn pass(&mut self, millis: u64) {

@@ -27,6 +27,7 @@ const API: Section = Section::new(
         Key::plain("durability"),
         Key::plain("key_prefix"),
         Key::plain("deadline_ms"),
+        Key::plain("drain_ms"),
         Key::plain("max_value_bytes"),
         Key::plain("max_in_flight"),
         Key::secret("token"),
@@ -65,6 +66,8 @@ pub(crate) struct Api {
     pub(crate) key_prefix: String,
     /// The longest that a request may take, a failover included.
     pub(crate) deadline: Duration,
+    /// From SIGTERM, when `/readyz` begins to refuse, to the end of listening.
+    pub(crate) drain: Duration,
     pub(crate) max_value_bytes: usize,
     /// Requests beyond this many at once are turned away with 503.
     pub(crate) max_in_flight: usize,
@@ -142,6 +145,7 @@ impl Api {
             durability: durability(section),
             key_prefix: key_prefix(section),
             deadline: section.millis("deadline_ms", 3000, 10..=600_000),
+            drain: section.millis("drain_ms", 2000, 0..=600_000),
             // Redis takes no larger value than 512 MiB.
             max_value_bytes: section.integer("max_value_bytes", 1 << 20, 1..=512 << 20, "bytes"),
             max_in_flight: section.integer("max_in_flight", 4096, 1..=1_000_000, "requests"),

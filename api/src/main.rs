@@ -126,17 +126,22 @@ async fn run(config: Config) -> Result<(), String> {
     let store = Store::open(config.store_options());
     tokio::spawn(tell_of(store.session()));
     tokio::spawn(tell_supervisor());
-    let deadline = config.api.deadline;
+    let (deadline, drain) = (config.api.deadline, config.api.drain);
     let front = Arc::new(serve_from(config, store.clone()));
     let (stop, stopped) = watch::channel(false);
-    let mut server = tokio::spawn(serve::run(listener, front, stopped));
-    tokio::select! {
+    let mut server = tokio::spawn(serve::run(listener, front.clone(), stopped));
+    let asked = tokio::select! {
         ended = &mut server => return Err(format!("the server ended: {ended:?}")),
-        () = any(&mut stops) => {
-            tracing::info!("stopping");
-            _ = sd_notify::notify(false, &[NotifyState::Stopping]);
-        }
+        asked = any(&mut stops) => asked,
+    };
+    _ = sd_notify::notify(false, &[NotifyState::Stopping]);
+    front.leave();
+    // Who chooses among several APIs has to see that before this one is gone; a person at a terminal does not.
+    if asked == SignalKind::terminate() && !drain.is_zero() {
+        tracing::info!("not ready any more; stopping in {} ms", drain.as_millis());
+        let _ = tokio::time::timeout(drain, any(&mut stops)).await;
     }
+    tracing::info!("stopping");
     let _ = stop.send(true);
     // Every request ends by its deadline; a client that does not read its answer is not waited for.
     let _ = tokio::time::timeout(deadline + Duration::from_secs(1), server).await;
@@ -200,12 +205,12 @@ fn serve_from(config: Config, store: Store) -> Front {
     Front::new(config.api, services, metrics)
 }
 
-/// Ends with the first signal.
-async fn any(signals: &mut [std::io::Result<tokio::signal::unix::Signal>; 2]) {
-    let [first, second] = signals;
+/// Ends with the first signal: which it was.
+async fn any(signals: &mut [std::io::Result<tokio::signal::unix::Signal>; 2]) -> SignalKind {
+    let [terminate, interrupt] = signals;
     tokio::select! {
-        () = one(first) => {}
-        () = one(second) => {}
+        () = one(terminate) => SignalKind::terminate(),
+        () = one(interrupt) => SignalKind::interrupt(),
     }
 }
 

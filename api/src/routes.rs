@@ -1,7 +1,7 @@
 //! From an HTTP request to its answer.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::{Bytes, to_bytes};
@@ -30,6 +30,7 @@ pub(crate) struct Front {
     /// What is counted.
     pub(crate) metrics: Arc<Metrics>,
     in_flight: AtomicUsize,
+    leaving: AtomicBool,
 }
 
 /// One request's share of `max_in_flight`.
@@ -44,7 +45,17 @@ impl Drop for Share<'_> {
 impl Front {
     /// A front without requests as yet.
     pub(crate) fn new(api: config::Api, services: Arc<Services>, metrics: Arc<Metrics>) -> Self {
-        Self { api, services, metrics, in_flight: AtomicUsize::new(0) }
+        Self { api, services, metrics, in_flight: AtomicUsize::new(0), leaving: AtomicBool::new(false) }
+    }
+
+    /// From now on this process is not ready, and every answer is the last one of its connection. All else goes on.
+    pub(crate) fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is to end.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
     }
 
     fn share(&self) -> Result<Share<'_>, Refusal> {
@@ -229,6 +240,7 @@ fn topology(front: &Front, service: Option<&str>) -> Result<Response<Bytes>, Ref
 /// them from the load balancer.
 fn ready(front: &Front) -> Response<Bytes> {
     let unready = match front.services.named(&front.api.service) {
+        _ if front.is_leaving() => Some("this API is about to end".to_owned()),
         Some(pool) => pool.ready_within(front.api.deadline).err(),
         None => Some(format!("there is no service `{}` yet", front.api.service)),
     };

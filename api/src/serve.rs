@@ -13,6 +13,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::Body;
+use axum::http::HeaderValue;
+use axum::http::header::CONNECTION;
 use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::Full;
 use hyper::service::service_fn;
@@ -35,6 +37,10 @@ const CHUNK: usize = 8 << 10;
 const OUT_KEPT: usize = 64 << 10;
 
 /// Accepts connections until `stop` says so, and then waits for the requests that are being answered.
+///
+/// A connection that is closed while a request is on its way there breaks that request. So once the front is leaving the
+/// answers say that they are the last ones of their connections, which clients and load balancers then leave by themselves;
+/// connections that nobody used meanwhile are closed at `stop`.
 pub(crate) async fn run(listener: TcpListener, front: Arc<Front>, mut stop: watch::Receiver<bool>) {
     let (busy, mut idle) = mpsc::channel::<()>(1);
     loop {
@@ -86,7 +92,7 @@ async fn converse(mut stream: TcpStream, front: Arc<Front>, mut stop: watch::Rec
                         }
                     }
                 };
-                let last = *stop.borrow();
+                let last = front.is_leaving();
                 plain::write(&response, last, &date(), &mut out);
                 // Requests that came together are answered together.
                 if !last && !buffer.is_empty() && out.len() < CHUNK {
@@ -142,7 +148,10 @@ async fn by_hyper(stream: Resumed, front: Arc<Front>, mut stop: watch::Receiver<
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
         let front = front.clone();
         async move {
-            let response = answer(&front, request.map(Body::new)).await;
+            let mut response = answer(&front, request.map(Body::new)).await;
+            if front.is_leaving() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             Ok::<_, std::convert::Infallible>(response.map(Full::new))
         }
     });

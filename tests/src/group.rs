@@ -15,7 +15,7 @@ use crate::programs::{self, Ini, Launch, Program};
 use crate::redis::{Redis, Settings};
 use crate::resp::Reply;
 use crate::zookeeper::ZooKeeper;
-use crate::{Host, wait};
+use crate::{Host, WorkDir, wait};
 
 /// How long everything together may take to be ready, and to be in order again after a fault.
 pub const SETTLE_LIMIT: Duration = Duration::from_secs(45);
@@ -52,6 +52,7 @@ pub struct Builder {
     zookeepers: usize,
     redis_lines: Vec<String>,
     tls: Option<Certificates>,
+    redis_login: Option<(String, String)>,
     monitor_ini: Ini,
     api_ini: Ini,
     sentinel: bool,
@@ -96,6 +97,7 @@ impl Group {
             zookeepers: 1,
             redis_lines: Vec::new(),
             tls: None,
+            redis_login: None,
             monitor_ini: Ini::new(),
             api_ini: Ini::new(),
             sentinel: false,
@@ -139,6 +141,13 @@ impl Builder {
     #[must_use]
     pub fn redis_line(mut self, line: &str) -> Self {
         self.redis_lines.push(line.to_owned());
+        self
+    }
+
+    /// The servers let in nobody but their users: see [`Settings::closed`].
+    #[must_use]
+    pub fn redis_closed(mut self, user: &str, password: &str) -> Self {
+        self.redis_login = Some((user.to_owned(), password.to_owned()));
         self
     }
 
@@ -201,10 +210,11 @@ impl Builder {
     /// ZooKeeper and Redis only: nothing is seeded, nobody watches.
     #[track_caller]
     pub fn servers(self) -> Group {
-        let zookeeper = match self.zookeepers {
+        let mut zookeeper = match self.zookeepers {
             1 => ZooKeeper::start_on(&self.places.zookeeper),
             number => ZooKeeper::start_ensemble(&self.places.zookeeper, number),
         };
+        zookeeper.log_in(self.zookeeper_auth().as_deref());
         let mut redis: Vec<Redis> = Vec::new();
         for number in 0..=self.replicas {
             let mut settings = Settings::on(at(&self.places.redis, number));
@@ -213,6 +223,9 @@ impl Builder {
             }
             if let Some(certificates) = &self.tls {
                 settings = settings.tls(certificates);
+            }
+            if let Some((user, password)) = &self.redis_login {
+                settings = settings.closed(user, password);
             }
             if let Some(primary) = redis.first() {
                 settings = settings.replica_of(primary.known_as());
@@ -233,6 +246,17 @@ impl Builder {
             })
             .collect();
         Group { monitors: Vec::new(), apis: Vec::new(), redis, zookeeper, built: self, ports }
+    }
+
+    /// `[zookeeper] auth` of the monitors, if the value stands in their files.
+    fn zookeeper_auth(&self) -> Option<String> {
+        let value = self.monitor_ini.get("zookeeper", "auth")?;
+        Some(match value.strip_prefix("file:") {
+            Some(file) => {
+                std::fs::read_to_string(file).unwrap_or_else(|e| panic!("{file}: {e}")).trim().to_owned()
+            }
+            None => value.to_owned(),
+        })
     }
 
     /// Everything, and waits until it is in order and ready.
@@ -277,7 +301,17 @@ impl Group {
     pub fn seed(&self) {
         let (hosts, path) = (self.zookeeper.hosts(), &self.built.path);
         let members: Vec<String> = self.members().iter().map(ToString::to_string).collect();
-        let mut arguments = vec!["--hosts", &hosts, "--path", path, "--primary", &members[0], "--secondary"];
+        let dir = WorkDir::new("seed");
+        let file = dir.join("monitor.ini");
+        std::fs::write(&file, self.monitor_ini(0).text())
+            .unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        let file = file.display().to_string();
+        let mut arguments = match self.built.zookeeper_auth() {
+            // Only a file tells it how to log in.
+            Some(_) => vec!["--config", &file],
+            None => vec!["--hosts", &hosts, "--path", path],
+        };
+        arguments.extend(["--primary", &members[0], "--secondary"]);
         arguments.extend(members[1..].iter().map(String::as_str));
         let place = &self.built.places.api;
         let (code, printed) = programs::run_on(place, "zoo-setup", &arguments, &[], SEED_LIMIT);
@@ -370,10 +404,16 @@ impl Group {
         self.apis.iter().map(Program::http).collect()
     }
 
-    /// Starts the usual load on all APIs and waits until it flows.
+    /// The usual load on all APIs, with the token that they want.
+    pub fn load_options(&self) -> Options {
+        let token = self.built.api_ini.get("api", "token").map(str::to_owned);
+        Options { token, ..Options::new(&self.built.places.api, self.api_addresses()) }
+    }
+
+    /// Starts it and waits until it flows.
     #[track_caller]
     pub fn load(&self) -> Load {
-        let load = Options::new(&self.built.places.api, self.api_addresses()).start();
+        let load = self.load_options().start();
         load.wait_for_writes(50, SETTLE_LIMIT);
         load
     }

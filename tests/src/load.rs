@@ -26,6 +26,8 @@ pub struct Options {
     pub reads: bool,
     /// How long an answer may take before it counts as failed.
     pub limit: Duration,
+    /// `[api] token`.
+    pub token: Option<String>,
 }
 
 impl Options {
@@ -38,7 +40,14 @@ impl Options {
             pace: Duration::from_millis(2),
             reads: true,
             limit: Duration::from_secs(10),
+            token: None,
         }
+    }
+
+    /// With the header that the token asks for.
+    fn call(&self, connection: &mut Connection, request: Request<'_>) -> std::io::Result<Answer> {
+        let Some(token) = &self.token else { return connection.call(request) };
+        connection.call(Request { headers: &[("authorization", &format!("Bearer {token}"))], ..request })
     }
 
     /// Starts it.
@@ -203,9 +212,9 @@ impl Worker {
         let answer = match kind {
             Kind::Write => {
                 let (path, value) = (format!("/api/v1/write/{key}"), format!("value-{key}"));
-                connection.call(Request::put(&path, value.as_bytes()))
+                self.options.call(&mut connection, Request::put(&path, value.as_bytes()))
             }
-            Kind::Read => connection.call(Request::get(&format!("/api/v1/get/{key}"))),
+            Kind::Read => self.options.call(&mut connection, Request::get(&format!("/api/v1/get/{key}"))),
         };
         self.connection = answer.is_ok().then_some(connection);
         answer
@@ -299,7 +308,8 @@ impl Report {
         let mut connection = connection.unwrap_or_else(|e| panic!("cannot read back from {}: {e}", apis[0]));
         let mut missing = Vec::new();
         for key in keys {
-            let answer = connection.call(Request::get(&format!("/api/v1/get/{key}")));
+            let path = format!("/api/v1/get/{key}");
+            let answer = self.options.call(&mut connection, Request::get(&path));
             let answer = answer.unwrap_or_else(|e| panic!("cannot read {key} back: {e}"));
             match (answer.status, answer.json()["value"].as_str()) {
                 (200, Some(value)) if value == format!("value-{key}") => {}

@@ -29,6 +29,8 @@ pub struct Settings {
     lines: Vec<String>,
     replica_of: Option<SocketAddr>,
     tls: Option<(u16, Certificates)>,
+    /// User and password of the test's own questions.
+    login: Option<(String, String)>,
 }
 
 impl Default for Settings {
@@ -40,7 +42,14 @@ impl Default for Settings {
 impl Settings {
     /// A primary on a free port of this host, without persistence.
     pub fn on(host: &Host) -> Self {
-        Self { host: host.clone(), port: host.free_port(), lines: Vec::new(), replica_of: None, tls: None }
+        Self {
+            host: host.clone(),
+            port: host.free_port(),
+            lines: Vec::new(),
+            replica_of: None,
+            tls: None,
+            login: None,
+        }
     }
 
     /// A further line of its configuration file; later lines win.
@@ -56,6 +65,14 @@ impl Settings {
     pub fn tls(mut self, certificates: &Certificates) -> Self {
         self.tls = Some((self.host.free_port(), certificates.clone()));
         self
+    }
+
+    /// Nobody gets in without a user: `default` is off, and the test asks as this one, who may do everything. The others
+    /// are lines of the file ([`Settings::line`]).
+    #[must_use]
+    pub fn closed(mut self, user: &str, password: &str) -> Self {
+        self.login = Some((user.to_owned(), password.to_owned()));
+        self.line("user default off").line(&format!("user {user} on >{password} ~* &* +@all"))
     }
 
     /// Starts as replica of this server.
@@ -204,7 +221,14 @@ impl Redis {
 
     /// A connection of its own, opened on the server's own host.
     pub fn connect(&self) -> io::Result<Connection> {
-        Connection::open(&self.settings.host, self.addr(), Duration::from_secs(5))
+        let mut connection = Connection::open(&self.settings.host, self.addr(), Duration::from_secs(5))?;
+        if let Some((user, password)) = &self.settings.login {
+            let reply = connection.call(&["AUTH", user, password])?;
+            if reply != Reply::Text("OK".to_owned()) {
+                return Err(io::Error::other(format!("AUTH {user}: {reply:?}")));
+            }
+        }
+        Ok(connection)
     }
 
     /// One command on a connection of its own.

@@ -24,6 +24,7 @@ fn the_two_key_file_is_enough() {
             durability: Durability::Sync,
             key_prefix: "k:".to_owned(),
             deadline: Duration::from_secs(3),
+            drain: Duration::from_secs(2),
             max_value_bytes: 1_048_576,
             max_in_flight: 4096,
             token: None,
@@ -37,7 +38,7 @@ fn the_two_key_file_is_enough() {
 #[test]
 fn every_key_takes_a_value() {
     let text = "[zookeeper]\nhosts = a:1\npath = /r/posts,/r/users\nauth = bob:pw\n\
-        [api]\nlisten = [::]:80\nservice = users\ndurability = async\nkey_prefix =\ndeadline_ms = 500\n\
+        [api]\nlisten = [::]:80\nservice = users\ndurability = async\nkey_prefix =\ndeadline_ms = 500\ndrain_ms = 0\n\
         max_value_bytes = 10\nmax_in_flight = 1\ntoken = t0ken\n\
         [redis]\npassword = pw2\n[redis:a:1]\nusername = u\n[log]\nlevel = warn\n";
     let config = parse(text).unwrap();

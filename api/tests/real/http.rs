@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::json;
-use world::http::Request;
+use world::http::{Connection, Request};
 use world::programs::Ini;
 use world::{WorkDir, wait};
 
@@ -413,7 +413,9 @@ fn a_signal_ends_it_after_the_requests_under_way() {
             wait::holds(waiting == 1.0, || waiting.to_string())
         });
         stage.program().process().signal(world::Signal::Term);
-        stage.program().process().wait_for_line("stopping", LONG);
+        stage.program().process().wait_for_line("not ready any more", LONG);
+        stage.program().process().signal(world::Signal::Term);
+        stage.program().process().wait_for_line("\"stopping\"", LONG);
         thread::sleep(Duration::from_millis(50));
         stage.redis[0].resume();
         let answer = put.join().unwrap();
@@ -424,4 +426,37 @@ fn a_signal_ends_it_after_the_requests_under_way() {
     assert_eq!((answer.status, status.code()), (200, Some(0)));
     let log = stage.program().process().log();
     assert!(log.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{log}");
+}
+
+/// A load balancer sees that it is not ready and goes elsewhere in its own time; until then nothing breaks.
+#[test]
+fn an_api_that_is_to_end_says_so_and_goes_on_for_a_while() {
+    let mut stage = Stage::with(1, |ini| ini.set("api", "drain_ms", 600_000));
+    let http = stage.api().0.http();
+    let (mut kept, mut large, mut idle) = (connect(http), connect(http), connect(http));
+    let ready = |connection: &mut Connection| connection.call(Request::get("/readyz")).unwrap();
+    for connection in [&mut kept, &mut large, &mut idle] {
+        let answer = ready(connection);
+        assert_eq!((answer.status, answer.header("connection")), (200, None));
+    }
+    stage.program().process().signal(world::Signal::Term);
+    stage.program().process().wait_for_line("not ready any more", LONG);
+
+    // A connection that stands, one that is new, and a request that is not a plain one.
+    let answer = kept.call(Request::put("/api/v1/write/a", b"1")).unwrap();
+    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")), "{}", answer.text());
+    assert!(kept.call(Request::get("/api/v1/get/a")).is_err(), "it was the last answer of its connection");
+    let answer = ready(&mut connect(http));
+    assert_eq!((answer.status, answer.header("connection")), (503, Some("close")));
+    assert!(answer.text().contains("about to end"), "{}", answer.text());
+    let value = vec![b'v'; 200_000];
+    let answer = large.call(Request::put("/api/v1/write/b", &value)).unwrap();
+    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+    assert!(large.call(Request::get("/api/v1/get/b")).is_err(), "it was the last answer of its connection");
+
+    // Nobody waits for connections that are not used, and a second signal ends the waiting.
+    stage.program().process().signal(world::Signal::Int);
+    let status = stage.program().process().wait_for_end(LONG);
+    assert_eq!(status.code(), Some(0));
+    assert!(idle.call(Request::get("/readyz")).is_err());
 }

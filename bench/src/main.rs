@@ -7,6 +7,7 @@ mod durabilities;
 mod durability;
 mod failover;
 mod figures;
+mod security;
 mod sentinel;
 mod services;
 mod stub;
@@ -24,6 +25,7 @@ const ALL: &[(&str, Benchmark)] = &[
     ("durability", durability::run),
     ("services", services::run),
     ("switchover", switchover::run),
+    ("security", security::run),
 ];
 
 fn main() -> ExitCode {

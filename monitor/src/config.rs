@@ -84,7 +84,8 @@ const HOOKS: Section = Section::new(
         Key::plain("on_role_change"),
         Key::plain("on_down"),
         Key::plain("timeout_ms"),
-        Key::plain("webhook"),
+        // Who knows the URL may often post there.
+        Key::secret("webhook"),
     ],
 );
 

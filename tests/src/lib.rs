@@ -5,6 +5,7 @@
 //! * [`Host`]: where a child runs: loopback, or a network namespace of [`netns`].
 //! * [`redis`], [`zookeeper`]: the servers. [`programs`]: `monitor`, `api`, `zoo-setup`.
 //! * [`group`]: all of them together, ready for traffic. [`load`]: the traffic, and what it proves.
+//! * [`rights`]: the ACL rules of README.md. [`secure`]: a group with every security option on.
 //! * [`browser`]: a real Chromium, for the dashboard.
 //! * [`linearizable`]: a checker of histories. [`chaos`]: real faults, and a verdict on what clients saw.
 //! * [`model`]: the protocol in the small, for an exhaustive check. [`sim`]: at large, with everything that goes wrong.
@@ -29,7 +30,9 @@ mod process;
 pub mod programs;
 pub mod redis;
 pub mod resp;
+pub mod rights;
 // A simulated message is handled where it is expected; what comes elsewhere is of no concern there.
+pub mod secure;
 #[allow(clippy::wildcard_enum_match_arm, rustdoc::private_intra_doc_links)]
 pub mod sim;
 pub mod skip;

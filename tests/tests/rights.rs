@@ -3,58 +3,35 @@
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::Path;
 use std::time::Duration;
 
 use world::group::{Builder, Group, SETTLE_LIMIT};
 use world::http::{Connection, Request};
 use world::redis::{Redis, Settings};
 use world::resp::Reply;
+use world::rights::{API, MONITOR, REPLICA};
 use world::{Host, programs, wait};
 
 const LIMIT: Duration = Duration::from_secs(20);
 /// The test's own user.
 const ASKER: (&str, &str) = ("asker", "asks");
-/// Who logs in for us, as in README.md, and the place of its password there.
-const USERS: [(&str, &str); 2] = [("albireo-monitor", ">MONITOR-PASSWORD"), ("albireo-api", ">API-PASSWORD")];
-/// The user of replicas that have no credential from us.
-const REPLICA: (&str, &str) = ("albireo-replica", ">REPLICA-PASSWORD");
 /// So many refusals are kept: all of them.
 const LOG_LENGTH: &str = "acllog-max-len 10000";
 
-/// The section of README.md.
-fn section() -> String {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
-    let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
-    let (_, rest) = text.split_once("**Passwords and rights.**").expect("the section of README.md");
-    let (section, _) = rest.split_once("\n**").expect("the end of the section");
-    section.to_owned()
-}
-
-/// The rules of both users, with passwords.
-fn rules() -> [String; 2] {
-    USERS.map(rule)
-}
-
-#[track_caller]
-fn rule((user, password): (&str, &str)) -> String {
-    let section = section();
-    let begin = format!("user {user} on {password} ");
-    let mut lines = section.lines().filter(|line| line.starts_with(&begin));
-    let line = lines.next().unwrap_or_else(|| panic!("README.md has no line `{begin}...`"));
-    assert_eq!(lines.next(), None, "two lines for {user}");
-    line.replace(password, &format!(">{}", password_of(user)))
-}
-
 fn password_of(user: &str) -> String {
     format!("password-of-{user}")
+}
+
+/// What a monitor and an API may do.
+fn rules() -> [String; 2] {
+    [MONITOR, API].map(|user| user.rule(&password_of(user.name)))
 }
 
 /// A group in which nobody but these users and the test gets in.
 fn closed(replicas: usize, rules: &[String; 2]) -> Builder {
     let builder = Group::of(replicas).redis_closed(ASKER.0, ASKER.1).redis_line(LOG_LENGTH);
     let builder = rules.iter().fold(builder, |builder, rule| builder.redis_line(rule));
-    let [monitor, api] = USERS.map(|(user, _)| user);
+    let [monitor, api] = [MONITOR.name, API.name];
     builder
         .monitor_key("redis", "username", monitor)
         .monitor_key("redis", "password", password_of(monitor))
@@ -213,9 +190,9 @@ fn the_rules_of_the_readme_suffice_and_none_is_idle() {
 /// With `restart_guard = off` there is no credential of a promotion, but the operator's own.
 #[test]
 fn the_rules_without_the_restart_guard_suffice() {
-    let user = REPLICA.0;
+    let user = REPLICA.name;
     let mut group = closed(1, &rules())
-        .redis_line(&rule(REPLICA))
+        .redis_line(&REPLICA.rule(&password_of(user)))
         .redis_line(&format!("masteruser {user}"))
         .redis_line(&format!("masterauth {}", password_of(user)))
         .monitor_key("failover", "restart_guard", "off")

@@ -311,7 +311,8 @@ impl<'a> Parser<'a> {
             let keys = self.schema.sections().iter().flat_map(|section| section.keys());
             keys.filter(|key| key.is_secret()).map(Key::name)
         };
-        let parts = ["pass", "pwd", "token", "auth", "secret", "credential"];
+        // Also in the file of another program, whose keys are not known here.
+        let parts = ["pass", "pwd", "token", "auth", "secret", "credential", "webh"];
         parts.iter().any(|part| key.contains(part)) || nearest(&key, secrets()).is_some()
     }
 }
@@ -412,6 +413,8 @@ mod tests {
             "password = s3cret",
             "[zookeeper]\nauth s3cret",
             "[zookeeper]\nmy_token = s3cret",
+            "[hooks]\nwebhook = http://a/s3cret",
+            "[hooks]\nwebhok = http://a/s3cret",
         ] {
             let found = problems(text);
             assert!(!found.is_empty() && !found.concat().contains("s3cret"), "{text}: {found:?}");

@@ -323,7 +323,11 @@ fn is_login_error(text: &str) -> bool {
 }
 
 /// The first reply of a server that turns everybody away is not about the password.
-fn login_or_turned_away(text: String) -> OpenError {
+fn login_or_turned_away(mut text: String) -> OpenError {
+    // A server without AUTH repeats what it was sent: the password.
+    if let Some(at) = text.find(", with args") {
+        text.truncate(at);
+    }
     let turned_away = text.starts_with("DENIED") || text.contains("max number of clients");
     if turned_away { OpenError::TurnedAway(text) } else { OpenError::Login(text) }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use world::group::Group;
 use world::http::Request;
-use world::programs::{self, Ini};
+use world::programs;
 use world::redis::Settings;
 use world::resp::Connection;
 use world::secure::{SENTINEL_PASSWORD, SENTINEL_USER, Secure};
@@ -148,37 +148,43 @@ fn verbs(file: &str, all: &mut All) {
     }
 }
 
-/// The same file with something wrong in it: what the verbs and the programs say of that.
-fn mistakes(group: &Group, secure: &Secure, all: &mut All) {
-    let dir = WorkDir::new("mistakes");
+/// Writes a file; its path.
+fn written(dir: &WorkDir, name: &str, text: &str) -> String {
+    let file = dir.join(name);
+    std::fs::write(&file, text).expect("a file");
+    file.display().to_string()
+}
+
+/// The same file with something wrong in it: what verbs and programs say of that.
+fn wrong_values(group: &Group, secure: &Secure, all: &mut All) {
+    let dir = WorkDir::new("wrong");
     let good = group.monitor_ini(0);
-    let other_ca = secure.certificates().text("other-ca.pem");
-    let wrong_key = dir.join("wrong.key");
-    std::fs::write(&wrong_key, WRONG).expect("a file");
-    let not_a_key = secure.certificates().text("client.key");
-    let changed: [(&str, Ini); 7] = [
-        ("wrong-redis-password", good.clone().set("redis", "password", WRONG)),
-        ("wrong-redis-user", good.clone().set("redis", "username", "nobody")),
-        ("wrong-zookeeper-auth", good.clone().set("zookeeper", "auth", format!("albireo:{WRONG}"))),
-        ("wrong-token", good.clone().set("admin", "token", WRONG)),
-        ("refused-tls", good.clone().set("redis", "tls_ca", &other_ca)),
-        ("key-for-certificate", good.clone().set("redis", "tls_cert", &not_a_key)),
-        ("wrong-key-file", good.clone().set("redis", "tls_key", wrong_key.display())),
-    ];
-    let write = |name: &str, text: &str| {
-        let file = dir.join(&format!("{name}.ini"));
-        std::fs::write(&file, text).expect("a file");
-        file.display().to_string()
-    };
-    for (name, ini) in changed {
-        let file = write(name, &ini.text());
+    let [other_ca, no_certificate] =
+        ["other-ca.pem", "client.key"].map(|name| secure.certificates().text(name));
+    let no_key = written(&dir, "no.key", WRONG);
+    for (number, (section, key, value)) in [
+        ("redis", "password", WRONG),
+        ("redis", "username", "nobody"),
+        ("zookeeper", "auth", &format!("albireo:{WRONG}")),
+        ("admin", "token", WRONG),
+        ("redis", "tls_ca", &other_ca),
+        ("redis", "tls_cert", &no_certificate),
+        ("redis", "tls_key", &no_key),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let file = written(&dir, &format!("{number}.ini"), &good.clone().set(section, key, value).text());
         verbs(&file, all);
         let seed = ["--config", &file, "--primary", "127.0.0.1:1"];
         let (code, said) = programs::run("zoo-setup", &seed, LIMIT);
-        all.add(format!("zoo-setup, {name}"), format!("{code} {said}"));
+        all.add(format!("zoo-setup with another [{section}] {key}"), format!("{code} {said}"));
     }
-    // Files that are refused before anybody is asked, and say why.
-    let begin = "[zookeeper]\nhosts = 127.0.0.1:1\npath = /a/b\n";
+}
+
+/// Files that are refused before anybody is asked.
+fn refused_files(all: &mut All) {
+    let dir = WorkDir::new("refused");
     for (number, line) in [
         format!("auth = {WRONG}"),
         format!("auht = a:{WRONG}"),
@@ -199,9 +205,9 @@ fn mistakes(group: &Group, secure: &Secure, all: &mut All) {
     .iter()
     .enumerate()
     {
-        let file = write(&format!("refused-{number}"), &format!("{begin}{line}\n"));
-        for program in ["monitor", "api"] {
-            let words: &[&str] = if program == "monitor" { &["check", &file] } else { &[&file] };
+        let text = format!("[zookeeper]\nhosts = 127.0.0.1:1\npath = /a/b\n{line}\n");
+        let file = written(&dir, &format!("{number}.ini"), &text);
+        for (program, words) in [("monitor", &["check", &file][..]), ("api", &[&file])] {
             let (code, said) = programs::run(program, words, LIMIT);
             assert_eq!(code, 2, "{program} takes {line}: {said}");
             all.add(format!("{program} of {line}"), said);
@@ -217,9 +223,8 @@ fn a_server_that_repeats(group: &Group, all: &mut All) {
     let ini = group.monitor_ini(0).set("zookeeper", "path", path).set("redis", "tls", "off");
     let ini = ["tls_ca", "tls_cert", "tls_key"].iter().fold(ini, |ini, key| ini.without("redis", key));
     let dir = WorkDir::new("parrot");
-    let file = dir.join("monitor.ini");
-    std::fs::write(&file, ini.text()).expect("a file");
-    let (code, said) = programs::run("monitor", &["check", &file.display().to_string()], LIMIT);
+    let file = written(&dir, "monitor.ini", &ini.text());
+    let (code, said) = programs::run("monitor", &["check", &file], LIMIT);
     assert!(code == 1 && said.contains("unknown command"), "{code}: {said}");
     all.add("monitor check at a server without AUTH", said);
 }
@@ -329,7 +334,8 @@ fn no_secret_stands_where_it_does_not_belong() {
 
     let file = group.monitors[0].file().display().to_string();
     verbs(&file, &mut all);
-    mistakes(&group, &secure, &mut all);
+    wrong_values(&group, &secure, &mut all);
+    refused_files(&mut all);
     a_server_that_repeats(&group, &mut all);
     strangers(&group, &mut all);
     reload(&mut group);

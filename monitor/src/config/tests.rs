@@ -171,7 +171,9 @@ fn a_wrong_value_for_every_key() {
         ("detector", "timeout = 5", "unknown key"),
         ("detecter", "x = 5", "unknown section; did you mean [detector]?"),
     ] {
-        assert_eq!(refused(section, line), format!("m.ini:5: [{section}] {line}: {why}"));
+        // Who knows the URL of a webhook may often post there.
+        let shown = if line.starts_with("webhook") { "webhook = ***" } else { line };
+        assert_eq!(refused(section, line), format!("m.ini:5: [{section}] {shown}: {why}"));
     }
     let paired = refused("binary_star", "role = observer\nname = o\npeer = tcp://a:1");
     assert_eq!(

@@ -17,11 +17,15 @@ const SCRATCH: &str = "/bench";
 /// Its writes after each fault.
 const TIMED: usize = 3;
 
+/// What a record of a failover counts, each from the loss of the primary on, in their order.
+const PHASES: [&str; 5] = ["detected_ms", "decided_ms", "published_ms", "promoted_ms", "announced_ms"];
+
 /// One of the two groups, and what was seen of it.
 struct Side {
     group: Group,
     gaps: Series,
     zookeeper: Series,
+    phases: [Series; 5],
     requests: usize,
     failed: usize,
     acknowledged: usize,
@@ -31,8 +35,8 @@ struct Side {
 impl Side {
     fn new(group: Group) -> Self {
         group.zookeeper.create(SCRATCH, "");
-        let (gaps, zookeeper) = (Series::default(), Series::default());
-        Self { group, gaps, zookeeper, requests: 0, failed: 0, acknowledged: 0, lost: 0 }
+        let (gaps, zookeeper, phases) = Default::default();
+        Self { group, gaps, zookeeper, phases, requests: 0, failed: 0, acknowledged: 0, lost: 0 }
     }
 
     /// One kill; the gap in milliseconds.
@@ -48,6 +52,11 @@ impl Side {
         group.redis[old].restart();
         group.settled();
         let report = load.stop();
+        let record =
+            group.history().into_iter().find(|record| record["what"] == "failover").unwrap_or_default();
+        for (series, phase) in self.phases.iter_mut().zip(PHASES) {
+            series.add(record["phases"][phase].as_f64().unwrap_or(f64::NAN));
+        }
         self.requests += report.samples.len();
         self.failed += report.failed().len();
         self.acknowledged += report.acknowledged().len();
@@ -62,10 +71,16 @@ impl Side {
 
     fn words(&self) -> String {
         let Self { requests, failed, acknowledged, lost, .. } = self;
+        let ends = PHASES
+            .iter()
+            .zip(&self.phases)
+            .map(|(phase, series)| format!("{} {:.1}", phase.trim_end_matches("_ms"), series.median()));
+        let ends: Vec<String> = ends.collect();
         format!(
             "{failed} of {requests} requests failed, {lost} of {acknowledged} acknowledged writes lost, one write of \
-             ZooKeeper {:.1} ms",
-            self.zookeeper.median()
+             ZooKeeper {:.1} ms, phases end after (ms) {}",
+            self.zookeeper.median(),
+            ends.join(", ")
         )
     }
 }

@@ -16,6 +16,17 @@ fn heartbeat() {
     fuzz::replay("heartbeat", fuzz::heartbeat);
 }
 
+/// Restarts, losses, replays, forgeries and frames of the dead in any order; whoever lives is heard in the end.
+#[test]
+fn heartbeats_of_random_pairs() {
+    for seed in 0..20_000 {
+        let mut dice = fastrand::Rng::with_seed(seed);
+        let deeds: Vec<u8> = (0..dice.usize(1..400)).map(|_| dice.u8(..)).collect();
+        let outcome = std::panic::catch_unwind(|| fuzz::heartbeat(&deeds));
+        assert!(outcome.is_ok(), "seed {seed}");
+    }
+}
+
 #[test]
 fn ini() {
     fuzz::replay("ini", fuzz::ini);

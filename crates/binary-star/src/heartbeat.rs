@@ -7,10 +7,16 @@
 //! * every heartbeat names the sender's instance, its counter, and the instance of the peer that the sender hears.
 //!
 //! A heartbeat counts as the peer's only if it **names our present instance**: whoever wrote it has heard this very
-//! process, so no recording from before our start is accepted. Within our life the counter of an instance must grow,
-//! and an instance that another one has replaced never comes back. A frame that does not name us yet is an
-//! introduction ([`Heard::Stranger`]): no sign of life, but we name its sender from then on, and its next heartbeat
-//! names us. What is left to an attacker on the wire is to hold frames back and deliver each of them once, later.
+//! process, so no recording from before our start is accepted. Within our life the counter of each instance must grow,
+//! so each frame counts at most once. **One instance is the peer at a time, and another takes its place only once that one is
+//! silent** ([`Wire::handle_silence`]). Nothing in a frame tells which of two instances is the younger one, but a
+//! dead one falls silent and a living one does not. So a frame of a dead instance that was held back displaces no living
+//! one; and should it come while the living one is not heard, that one is back as soon as the dead one is silent again: no
+//! instance is shut out for good.
+//!
+//! A frame that does not name us yet is an introduction ([`Heard::Stranger`]): no sign of life, but we name its sender
+//! from then on unless we have a peer, and its next heartbeat names us. What is left to an attacker on the wire is to hold
+//! frames back and deliver each of them once, later: a dead peer seems to live for as long as they last.
 //!
 //! A keyed frame also carries a *note*: 64 bits with which the program that uses the pair tells its peer whatever it likes,
 //! for example a digest of what it knows.
@@ -21,7 +27,7 @@
 //!                                                     note big-endian, to: zeros for nobody, MAC: HMAC-SHA256
 //! ```
 
-use alloc::collections::BTreeSet;
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use hmac::{Hmac, Mac};
@@ -90,8 +96,8 @@ pub struct Instance(pub [u8; 16]);
 pub enum Heard {
     /// The peer lives and is in this state.
     Peer(State),
-    /// Somebody who knows the key, but does not name us: a peer that has not heard us yet, or a recording of one.
-    /// No sign of life.
+    /// Somebody who knows the key, but is not the peer: one that has not heard us yet, a recording of one, or another
+    /// instance than the one that we hear. No sign of life.
     Stranger,
 }
 
@@ -116,7 +122,7 @@ pub enum HeartbeatError {
     /// Our own role: our own frames came back, or both sides were started with the same role.
     #[error("comes from our own role")]
     OwnRole,
-    /// The counter did not grow, or the instance was replaced.
+    /// The counter did not grow.
     #[error("heard before")]
     Replayed,
 }
@@ -134,8 +140,9 @@ struct Keyed {
     /// What we say in each heartbeat.
     note: u64,
     partner: Partner,
-    /// Replaced instances; grows by one with each real restart of the peer, for nobody else passes the MAC.
-    retired: BTreeSet<Instance>,
+    /// The highest counter of each instance that has named us; grows by one with each real restart of the peer, for nobody
+    /// else passes the MAC.
+    counters: BTreeMap<Instance, u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,12 +150,13 @@ enum Partner {
     Nobody,
     /// Introduced itself; only the MAC speaks for it.
     Seen(Instance),
-    /// Has named us; `counter` is the highest of its counters.
+    /// Has named us.
     Known {
         instance: Instance,
-        counter: u64,
         /// What it said last.
         note: u64,
+        /// Not heard for so long that another one may take its place.
+        silent: bool,
     },
 }
 
@@ -160,8 +168,8 @@ impl Wire {
 
     /// Heartbeats with a MAC, for one life of a process.
     pub fn keyed(key: Key, role: Role, instance: Instance) -> Self {
-        let (partner, retired) = (Partner::Nobody, BTreeSet::new());
-        Wire(Some(Keyed { key, role, instance, sent: 0, note: 0, partner, retired }))
+        let (partner, counters) = (Partner::Nobody, BTreeMap::new());
+        Wire(Some(Keyed { key, role, instance, sent: 0, note: 0, partner, counters }))
     }
 
     /// From now on our heartbeats carry this note, 0 until the first call; true if it is another one than before. The guide's
@@ -194,6 +202,13 @@ impl Wire {
         match &mut self.0 {
             None => plain(frame).map(Heard::Peer),
             Some(keyed) => keyed.decode(frame),
+        }
+    }
+
+    /// The peer was not heard until it expired: another instance may take its place. Ends with its next heartbeat.
+    pub fn handle_silence(&mut self) {
+        if let Some(Keyed { partner: Partner::Known { silent, .. }, .. }) = &mut self.0 {
+            *silent = true;
         }
     }
 
@@ -248,9 +263,6 @@ impl Keyed {
         if body.role == letter(self.role) || body.from == self.instance {
             return Err(HeartbeatError::OwnRole);
         }
-        if self.retired.contains(&body.from) {
-            return Err(HeartbeatError::Replayed);
-        }
         if body.to != self.instance {
             // Whom we know already is not displaced by somebody who does not know us.
             if !matches!(self.partner, Partner::Known { .. }) {
@@ -258,15 +270,17 @@ impl Keyed {
             }
             return Ok(Heard::Stranger);
         }
-        if let Partner::Known { instance, counter, .. } = self.partner {
-            if instance != body.from {
-                self.retired.insert(instance);
-            } else if body.counter <= counter {
-                return Err(HeartbeatError::Replayed);
-            }
+        let highest = self.counters.entry(body.from).or_insert(0);
+        if body.counter <= *highest {
+            return Err(HeartbeatError::Replayed);
         }
-        let Body { from: instance, counter, note, .. } = body;
-        self.partner = Partner::Known { instance, counter, note };
+        *highest = body.counter;
+        if let Partner::Known { instance, silent: false, .. } = self.partner
+            && instance != body.from
+        {
+            return Ok(Heard::Stranger);
+        }
+        self.partner = Partner::Known { instance: body.from, note: body.note, silent: false };
         Ok(Heard::Peer(body.state))
     }
 
@@ -390,10 +404,13 @@ mod tests {
         let (mut a, ..) = met(1, 2);
         let mut b = side(Role::Backup, 3);
         assert_eq!(b.decode(&a.encode(State::Active)), Ok(Heard::Stranger));
+        assert_eq!(a.decode(&b.encode(State::Backup)), Ok(Heard::Stranger), "the old one was heard just now");
+        a.handle_silence();
         assert_eq!(a.decode(&b.encode(State::Backup)), Ok(Heard::Peer(State::Backup)));
         assert_eq!(b.decode(&a.encode(State::Active)), Ok(Heard::Peer(State::Active)));
         let mut a = side(Role::Primary, 4);
         assert_eq!(a.decode(&b.encode(State::Passive)), Ok(Heard::Stranger));
+        b.handle_silence();
         assert_eq!(b.decode(&a.encode(State::Primary)), Ok(Heard::Peer(State::Primary)));
         assert_eq!(a.decode(&b.encode(State::Active)), Ok(Heard::Peer(State::Active)));
     }
@@ -459,15 +476,58 @@ mod tests {
     fn a_dead_peers_frames_do_not_bring_it_back() {
         let (mut a, mut b, from_a, _) = met(1, 2);
         let unheard = a.encode(State::Active);
-        // a restarts as instance 3, and b hears it.
+        // a restarts as instance 3, and b hears it once instance 1 is silent.
         let mut a = side(Role::Primary, 3);
         assert_eq!(a.decode(&b.encode(State::Passive)), Ok(Heard::Stranger));
+        b.handle_silence();
         assert_eq!(b.decode(&a.encode(State::Primary)), Ok(Heard::Peer(State::Primary)));
-        // Heard or not, frames of instance 1 are over, for as long as b lives.
+        // What was heard of instance 1 is over, and what was not is no sign of life.
+        assert_eq!(b.decode(&unheard), Ok(Heard::Stranger));
         assert_eq!(b.decode(&unheard), Err(HeartbeatError::Replayed));
-        for frame in &from_a {
+        assert_eq!(b.decode(&from_a[0]), Ok(Heard::Stranger));
+        assert_eq!(b.decode(&from_a[1]), Err(HeartbeatError::Replayed));
+        assert_eq!(b.partner(), Some(Instance([3; 16])));
+        assert_eq!(b.decode(&a.encode(State::Active)), Ok(Heard::Peer(State::Active)));
+    }
+
+    /// The peer dies unheard and its successor is heard; then what the dead one had sent arrives.
+    #[test]
+    fn a_frame_of_the_dead_does_not_shut_out_its_living_successor() {
+        let (mut dead, mut b) = (side(Role::Primary, 1), side(Role::Backup, 2));
+        assert_eq!(dead.decode(&b.encode(State::Backup)), Ok(Heard::Stranger));
+        let late: Vec<_> = (0..3).map(|_| dead.encode(State::Active)).collect();
+        let mut living = side(Role::Primary, 3);
+        assert_eq!(living.decode(&b.encode(State::Backup)), Ok(Heard::Stranger));
+        assert_eq!(b.decode(&living.encode(State::Passive)), Ok(Heard::Peer(State::Passive)));
+        for frame in &late {
+            assert_eq!(b.decode(frame), Ok(Heard::Stranger), "and no sign of life");
+            assert_eq!(b.decode(&living.encode(State::Passive)), Ok(Heard::Peer(State::Passive)));
             assert_eq!(b.decode(frame), Err(HeartbeatError::Replayed));
         }
+        assert_eq!(b.partner(), Some(Instance([3; 16])));
+    }
+
+    /// The same while the living one happens not to be heard: it is back once the dead one is silent.
+    #[test]
+    fn nobody_is_shut_out_for_good() {
+        let (mut dead, mut b) = (side(Role::Primary, 1), side(Role::Backup, 2));
+        assert_eq!(dead.decode(&b.encode(State::Backup)), Ok(Heard::Stranger));
+        let late: Vec<_> = (0..3).map(|_| dead.encode(State::Active)).collect();
+        let mut living = side(Role::Primary, 3);
+        assert_eq!(living.decode(&b.encode(State::Backup)), Ok(Heard::Stranger));
+        assert_eq!(b.decode(&living.encode(State::Passive)), Ok(Heard::Peer(State::Passive)));
+        for frame in &late {
+            b.handle_silence();
+            assert_eq!(b.decode(frame), Ok(Heard::Peer(State::Active)), "it cannot be told apart");
+            assert_eq!(b.decode(&living.encode(State::Passive)), Ok(Heard::Stranger));
+            b.handle_silence();
+            assert_eq!(b.decode(&living.encode(State::Passive)), Ok(Heard::Peer(State::Passive)));
+        }
+        for frame in &late {
+            b.handle_silence();
+            assert_eq!(b.decode(frame), Err(HeartbeatError::Replayed), "each of them once");
+        }
+        assert_eq!(b.decode(&living.encode(State::Passive)), Ok(Heard::Peer(State::Passive)));
     }
 
     #[test]

@@ -517,6 +517,7 @@ impl<'a> Reactor<'a> {
             return Ok(());
         }
         self.renew(now);
+        self.wire.handle_silence();
         if self.peer.replace(Peer::Expired) == Some(Peer::Expired) {
             return Ok(());
         }

@@ -83,7 +83,10 @@ impl Side {
                 assert_eq!((self.wire.partner(), self.wire.said()), (Some(frame.from), Some(frame.note)));
                 assert!(self.believed.insert(frame.bytes.clone()), "believed twice");
             }
-            Ok(Heard::Stranger) => assert_ne!(frame.to, Some(self.instance)),
+            Ok(Heard::Stranger) => {
+                let other = self.wire.partner() != Some(frame.from);
+                assert!(frame.to != Some(self.instance) || other, "the peer, and not believed");
+            }
             Err(HeartbeatError::OwnRole) => assert_eq!(frame.role, self.role),
             Err(HeartbeatError::Replayed) => {}
             Err(why) => panic!("a true heartbeat: {why}"),
@@ -95,8 +98,6 @@ impl Side {
 struct Pair {
     sides: [Side; 2],
     started: u8,
-    /// Somebody delivered a heartbeat of a process that was gone.
-    haunted: bool,
     /// Every heartbeat that was ever sent.
     sent: Vec<Frame>,
 }
@@ -104,7 +105,7 @@ struct Pair {
 impl Pair {
     fn new() -> Self {
         let sides = [Side::start(Role::Primary, 1), Side::start(Role::Backup, 2)];
-        Self { sides, started: 2, haunted: false, sent: Vec::new() }
+        Self { sides, started: 2, sent: Vec::new() }
     }
 
     fn play(mut self, dice: &mut Dice<'_>) {
@@ -114,10 +115,8 @@ impl Pair {
             }
             self.step(dice);
         }
-        // Whoever keeps heartbeats back until their sender is gone may shut a successor out; nobody else may.
-        if self.haunted {
-            return;
-        }
+        // Whatever was kept back, replayed or cut, whoever lives is heard once whoever does not is silent.
+        self.sides.iter_mut().for_each(|side| side.wire.handle_silence());
         for _ in 0..3 {
             for (from, to) in [(0, 1), (1, 0)] {
                 let frame = self.sides[from].send(State::Active);
@@ -133,14 +132,14 @@ impl Pair {
     fn step(&mut self, dice: &mut Dice<'_>) {
         let deed = dice.byte();
         let side = usize::from(deed & 1);
-        match (deed >> 1) % 8 {
+        match (deed >> 1) % 9 {
+            8 => self.silence(side),
             0..=2 => {
                 let frame = self.sides[side].send(State::ALL[dice.below(State::ALL.len())]);
                 self.sent.push(frame);
             }
             3 | 4 if !self.sent.is_empty() => {
                 let frame = &self.sent[dice.below(self.sent.len())];
-                self.haunted |= self.sides.iter().all(|side| side.instance != frame.from);
                 let _ = self.sides[side].hear(frame);
             }
             5 if !self.sent.is_empty() => {
@@ -161,6 +160,11 @@ impl Pair {
             }
             _ => {}
         }
+    }
+
+    /// One side has not heard its peer for long: the living one, or one that is gone.
+    fn silence(&mut self, side: usize) {
+        self.sides[side].wire.handle_silence();
     }
 
     /// What nobody sent is not heard.

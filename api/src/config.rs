@@ -120,6 +120,7 @@ impl Config {
         Options {
             session_timeout: zookeeper.session_timeout,
             auth: zookeeper.auth.as_ref().map(|(user, password)| (user.clone(), password.text().to_owned())),
+            tls: zookeeper.tls.clone(),
             private: Some(zookeeper.state_root.clone()),
             ..Options::new(zookeeper.hosts.clone())
         }

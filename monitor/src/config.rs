@@ -271,6 +271,7 @@ impl Config {
             session_timeout: zookeeper.session_timeout,
             auth: zookeeper.auth.as_ref().map(|(user, password)| (user.clone(), password.text().to_owned())),
             private: Some(zookeeper.state_root.clone()),
+            tls: zookeeper.tls.clone(),
             ..Options::new(zookeeper.hosts.clone())
         }
     }

@@ -44,6 +44,16 @@ impl Certificates {
         self.file(name).display().to_string()
     }
 
+    /// Some of them one after the other in a new one; its path.
+    #[track_caller]
+    pub fn joined(&self, name: &str, parts: &[&str]) -> String {
+        let part =
+            |part: &&str| std::fs::read_to_string(self.file(part)).unwrap_or_else(|e| panic!("{part}: {e}"));
+        let all: String = parts.iter().map(part).collect();
+        std::fs::write(self.file(name), all).unwrap_or_else(|e| panic!("{name}: {e}"));
+        self.text(name)
+    }
+
     #[track_caller]
     fn openssl(&self, words: &str) {
         let output =

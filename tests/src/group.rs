@@ -53,6 +53,7 @@ pub struct Builder {
     redis_lines: Vec<String>,
     tls: Option<Certificates>,
     redis_login: Option<(String, String)>,
+    zookeeper_tls: Option<Certificates>,
     monitor_ini: Ini,
     api_ini: Ini,
     sentinel: bool,
@@ -98,6 +99,7 @@ impl Group {
             redis_lines: Vec::new(),
             tls: None,
             redis_login: None,
+            zookeeper_tls: None,
             monitor_ini: Ini::new(),
             api_ini: Ini::new(),
             sentinel: false,
@@ -155,11 +157,20 @@ impl Builder {
     #[must_use]
     pub fn tls(mut self, certificates: &Certificates) -> Self {
         self.tls = Some(certificates.clone());
+        self.keys_of_tls("redis", certificates)
+    }
+
+    /// Every program speaks TLS with the one ZooKeeper server.
+    #[must_use]
+    pub fn zookeeper_tls(mut self, certificates: &Certificates) -> Self {
+        self.zookeeper_tls = Some(certificates.clone());
+        self.keys_of_tls("zookeeper", certificates)
+    }
+
+    fn keys_of_tls(mut self, section: &str, certificates: &Certificates) -> Self {
         let files = [("tls_ca", "ca.pem"), ("tls_cert", "client.pem"), ("tls_key", "client.key")];
-        let on = |ini: Ini| ini.set("redis", "tls", "on");
-        let ini = files
-            .iter()
-            .fold(on(Ini::new()), |ini, (key, file)| ini.set("redis", key, certificates.text(file)));
+        let on = Ini::new().set(section, "tls", "on");
+        let ini = files.iter().fold(on, |ini, (key, file)| ini.set(section, key, certificates.text(file)));
         self.monitor_ini = self.monitor_ini.and(&ini);
         self.api_ini = self.api_ini.and(&ini);
         self
@@ -210,9 +221,10 @@ impl Builder {
     /// ZooKeeper and Redis only: nothing is seeded, nobody watches.
     #[track_caller]
     pub fn servers(self) -> Group {
-        let mut zookeeper = match self.zookeepers {
-            1 => ZooKeeper::start_on(&self.places.zookeeper),
-            number => ZooKeeper::start_ensemble(&self.places.zookeeper, number),
+        let mut zookeeper = match (&self.zookeeper_tls, self.zookeepers) {
+            (Some(certificates), _) => ZooKeeper::start_secure(certificates),
+            (None, 1) => ZooKeeper::start_on(&self.places.zookeeper),
+            (None, number) => ZooKeeper::start_ensemble(&self.places.zookeeper, number),
         };
         zookeeper.log_in(self.zookeeper_auth().as_deref());
         let mut redis: Vec<Redis> = Vec::new();
@@ -306,11 +318,10 @@ impl Group {
         std::fs::write(&file, self.monitor_ini(0).text())
             .unwrap_or_else(|e| panic!("{}: {e}", file.display()));
         let file = file.display().to_string();
-        let mut arguments = match self.built.zookeeper_auth() {
-            // Only a file tells it how to log in.
-            Some(_) => vec!["--config", &file],
-            None => vec!["--hosts", &hosts, "--path", path],
-        };
+        // Only a file tells it how to log in and to speak TLS.
+        let by_file = self.built.zookeeper_auth().is_some() || self.built.zookeeper_tls.is_some();
+        let mut arguments =
+            if by_file { vec!["--config", &file] } else { vec!["--hosts", &hosts, "--path", path] };
         arguments.extend(["--primary", &members[0], "--secondary"]);
         arguments.extend(members[1..].iter().map(String::as_str));
         let place = &self.built.places.api;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 pub use zookeeper_client::Error;
 use zookeeper_client::{Acls, Client, CreateMode};
 
+use crate::certificates::Certificates;
 use crate::process::Start;
 use crate::{Host, Process, WorkDir, wait};
 
@@ -20,6 +21,9 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// Debian's jars; the first one's manifest names what else it needs.
 const DEBIAN_JARS: [&str; 3] = ["zookeeper.jar", "slf4j-log4j12.jar", "log4j-1.2.jar"];
+/// And what it forgets, for TLS.
+const NETTY_JARS: [&str; 3] =
+    ["netty-codec.jar", "netty-resolver.jar", "netty-transport-native-unix-common.jar"];
 
 /// One standalone server, or the first of an ensemble.
 #[derive(Debug)]
@@ -28,8 +32,10 @@ pub struct ZooKeeper {
     port: u16,
     dir: WorkDir,
     process: Process,
-    /// What an ensemble adds to the configuration of this server.
-    ensemble: String,
+    /// What an ensemble, or TLS, adds to the configuration of this server.
+    further: String,
+    /// Where programs connect, by TLS; the test itself does so in plain words.
+    secure: Option<u16>,
     /// `user:password` of the test's own questions.
     auth: Option<String>,
     /// The other servers of the ensemble, known to the first one only.
@@ -74,6 +80,26 @@ impl ZooKeeper {
         server
     }
 
+    /// A server on loopback that programs reach by TLS, and only with a certificate that `ca.pem` has signed; the test itself
+    /// asks at another port.
+    #[track_caller]
+    pub fn start_secure(certificates: &Certificates) -> Self {
+        let host = Host::local();
+        let secure = host.free_port();
+        let store = certificates.joined("zookeeper.pem", &["server.key", "server.pem"]);
+        let lines = format!(
+            "serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory\n\
+             secureClientPort={secure}\nsecureClientPortAddress={}\n\
+             ssl.keyStore.location={store}\nssl.trustStore.location={}\nssl.clientAuth=need\n",
+            host.ip(),
+            certificates.text("ca.pem")
+        );
+        let mut server = Self::launched(&host, 1, lines);
+        server.wait_until_up();
+        server.secure = Some(secure);
+        server
+    }
+
     /// So many servers on this host that agree with each other; [`ZooKeeper::server`] gives each of them.
     #[track_caller]
     pub fn start_ensemble(host: &Host, number: usize) -> Self {
@@ -89,14 +115,15 @@ impl ZooKeeper {
     }
 
     #[track_caller]
-    fn launched(host: &Host, id: usize, ensemble: String) -> Self {
+    fn launched(host: &Host, id: usize, further: String) -> Self {
         let port = host.free_port();
         let dir = WorkDir::new(&format!("zookeeper-{port}"));
         let data = dir.join("data");
         fs::create_dir_all(&data).unwrap_or_else(|e| panic!("{}: {e}", data.display()));
         fs::write(data.join("myid"), id.to_string()).unwrap_or_else(|e| panic!("{}: {e}", data.display()));
-        let process = launch(host, port, &dir, &ensemble);
-        Self { host: host.clone(), port, dir, process, ensemble, auth: None, others: Vec::new() }
+        let process = launch(host, port, &dir, &further);
+        let (host, others) = (host.clone(), Vec::new());
+        Self { host, port, dir, process, further, secure: None, auth: None, others }
     }
 
     /// How many servers there are.
@@ -133,6 +160,13 @@ impl ZooKeeper {
 
     /// The value of the key `hosts`: all of them.
     pub fn hosts(&self) -> String {
+        match self.secure {
+            Some(port) => self.host.at(port).to_string(),
+            None => self.plain_hosts(),
+        }
+    }
+
+    fn plain_hosts(&self) -> String {
         let all = std::iter::once(self).chain(&self.others);
         all.map(|one| one.addr().to_string()).collect::<Vec<_>>().join(",")
     }
@@ -171,7 +205,7 @@ impl ZooKeeper {
     #[track_caller]
     pub fn restart(&mut self) {
         self.process.kill();
-        self.process = launch(&self.host, self.port, &self.dir, &self.ensemble);
+        self.process = launch(&self.host, self.port, &self.dir, &self.further);
         self.wait_until_up();
     }
 
@@ -301,7 +335,7 @@ impl ZooKeeper {
         &self,
         work: impl AsyncFnOnce(&Client) -> Result<T, Error> + Send,
     ) -> Result<T, Error> {
-        let hosts = self.hosts();
+        let hosts = self.plain_hosts();
         self.host.run(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.unwrap_or_else(|e| panic!("no runtime: {e}"));
@@ -333,11 +367,11 @@ impl ZooKeeper {
 }
 
 #[track_caller]
-fn launch(host: &Host, port: u16, dir: &WorkDir, ensemble: &str) -> Process {
+fn launch(host: &Host, port: u16, dir: &WorkDir, further: &str) -> Process {
     let file = dir.join("zoo.cfg");
     let text = format!(
         "tickTime=2000\ndataDir={}\nclientPort={port}\nclientPortAddress={}\nmaxClientCnxns=0\n\
-         admin.enableServer=false\n4lw.commands.whitelist=*\n{ensemble}",
+         admin.enableServer=false\n4lw.commands.whitelist=*\n{further}",
         dir.join("data").display(),
         host.ip()
     );
@@ -369,5 +403,8 @@ fn class_path() -> String {
     if let Some(missing) = jars.iter().find(|jar| !Path::new(jar).exists()) {
         panic!("{missing} is missing: install the package zookeeper, or set TEST_ZOOKEEPER_HOME");
     }
-    jars.join(":")
+    jars.into_iter()
+        .chain(NETTY_JARS.map(|jar| format!("/usr/share/java/{jar}")))
+        .collect::<Vec<_>>()
+        .join(":")
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use settings::{Ensemble, Ini, Problem, Problems, Reader, Schema, ZOOKEEPER, ZookeeperSettings, misplaced};
+use tls::Tls;
 use topology::{Endpoint, Topology, ZnodePath};
 
 /// The one section of a monitor's or API's file that matters here.
@@ -34,7 +35,7 @@ pub(crate) struct Arguments {
     /// Replaces other content instead of refusing
     #[arg(long)]
     force: bool,
-    /// Takes hosts, path, state root and login from a monitor's file; with several paths in it, --path says which
+    /// Takes hosts, path, state root, login and TLS from a monitor's file; with several paths in it, --path says which
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -51,6 +52,7 @@ pub(crate) struct Plan {
     pub(crate) topology: Topology,
     pub(crate) force: bool,
     pub(crate) auth: Option<(String, String)>,
+    pub(crate) tls: Option<Tls>,
 }
 
 impl Arguments {
@@ -78,9 +80,10 @@ impl Arguments {
             (None, Some(file)) => file.hosts.clone(),
             (None, None) => "127.0.0.1:2181".to_owned(),
         };
+        let tls = file.as_ref().and_then(|file| file.tls.clone());
         let auth = file.and_then(|file| file.auth).map(|(user, password)| (user, password.text().to_owned()));
         let topology = topology(self.primary, self.secondary)?;
-        Ok(Plan { hosts, path, state_root, topology, force: self.force, auth })
+        Ok(Plan { hosts, path, state_root, topology, force: self.force, auth, tls })
     }
 }
 

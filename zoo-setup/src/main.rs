@@ -39,6 +39,7 @@ async fn run(plan: &Plan) -> ExitCode {
     let store = Store::open(Options {
         call_timeout: LIMIT,
         auth: plan.auth.clone(),
+        tls: plan.tls.clone(),
         private: Some(plan.state_root.clone()),
         ..Options::new(plan.hosts.clone())
     });
@@ -51,7 +52,9 @@ async fn run(plan: &Plan) -> ExitCode {
         }
         Ok(Err(error)) => failed(&error.to_string()),
         Err(_) => {
-            failed(&format!("no ZooKeeper server answered at {} within {} s", plan.hosts, LIMIT.as_secs()))
+            let why = store.why_unreachable().map_or(String::new(), |why| format!(": {why}"));
+            let (hosts, seconds) = (&plan.hosts, LIMIT.as_secs());
+            failed(&format!("no ZooKeeper server answered at {hosts} within {seconds} s{why}"))
         }
     };
     // The session ends with the process in any case; a server that is away is not waited for.

@@ -40,7 +40,7 @@ impl FromStr for Ensemble {
     fn from_str(text: &str) -> Result<Self, EnsembleError> {
         let wrong = |why: &dyn fmt::Display| EnsembleError(why.to_string());
         if text.contains("://") {
-            return Err(wrong(&"no scheme goes before it (TLS comes with a later version)"));
+            return Err(wrong(&"no scheme goes before it (TLS: the key `tls`)"));
         }
         let (hosts, chroot) = match text.find('/') {
             Some(at) => (&text[..at], Some(&text[at..])),

@@ -206,6 +206,11 @@ impl SectionReader<'_, '_> {
         self.content(key, &path)
     }
 
+    /// The content of the first of these that can be read, whatever any key says.
+    pub fn first_file(&self, paths: &[&str]) -> Option<Vec<u8>> {
+        paths.iter().find_map(|path| (self.reader.read_file)(path).ok())
+    }
+
     fn content(&mut self, key: &str, path: &str) -> Option<Secret> {
         let content = match (self.reader.read_file)(path) {
             Ok(content) => content,
@@ -231,23 +236,6 @@ impl SectionReader<'_, '_> {
                 Some((address, key.clone()))
             })
             .collect()
-    }
-
-    /// A key of a later version: any value is refused, so that nothing is silently ignored.
-    pub fn not_yet(&mut self, key: &str, what: &str) {
-        if self.has(key) {
-            self.refuse(key, &format!("{what} is not yet available; it comes with a later version"));
-        }
-    }
-
-    /// The four TLS keys: `tls = off` is what this version does.
-    pub fn no_tls_yet(&mut self) {
-        let off = self.entry("tls").is_some_and(|entry| entry.value == "off");
-        for key in ["tls", "tls_ca", "tls_cert", "tls_key"] {
-            if key != "tls" || !off {
-                self.not_yet(key, "TLS");
-            }
-        }
     }
 
     /// Records a mistake in the value of `key`, which may be missing.
@@ -316,10 +304,6 @@ mod tests {
             Key::secret("p"),
             Key::plain("f"),
             Key::per_address("at"),
-            Key::plain("tls"),
-            Key::plain("tls_ca"),
-            Key::plain("tls_cert"),
-            Key::plain("tls_key"),
         ],
     )]);
 
@@ -413,18 +397,6 @@ mod tests {
         for wrong in ["", "s", "secre", "secrets", "Secret", "xecret", "secrex"] {
             assert!(!secret.matches(wrong.as_bytes()), "{wrong}");
         }
-    }
-
-    #[test]
-    fn keys_of_later_versions() {
-        assert_eq!(one("", |s| s.not_yet("t", "the telescope")), ((), None));
-        let why = "the telescope is not yet available; it comes with a later version";
-        assert_eq!(one("t = 1", |s| s.not_yet("t", "the telescope")), ((), refused("t = 1", why)));
-        assert_eq!(one("tls = off", |s| s.no_tls_yet()), ((), None));
-        let why = "TLS is not yet available; it comes with a later version";
-        assert_eq!(one("tls = on", |s| s.no_tls_yet()), ((), refused("tls = on", why)));
-        let (_, problems) = one("tls = off\ntls_ca = x\ntls_cert = y\ntls_key = z", |s| s.no_tls_yet());
-        assert_eq!(problems.map(|p| p.lines().count()), Some(3));
     }
 
     #[test]

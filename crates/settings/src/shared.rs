@@ -60,6 +60,8 @@ pub struct ZookeeperSettings {
     pub session_timeout: Duration,
     /// User and password (scheme `digest`).
     pub auth: Option<(String, Secret)>,
+    /// TLS with every server.
+    pub tls: Option<Tls>,
 }
 
 /// The parts of a path that would mix with records directly below the state root.
@@ -70,7 +72,6 @@ impl ZookeeperSettings {
     /// ([`ZookeeperSettings::needs_a_service`]).
     pub fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let mut section = reader.section(ZOOKEEPER.name());
-        section.no_tls_yet();
         let hosts = section.required::<Ensemble>("hosts", "127.0.0.1:2181");
         let path = section.list::<ZnodePath>("path");
         let discover = section.parsed::<ZnodePath>("discover");
@@ -80,12 +81,16 @@ impl ZookeeperSettings {
         };
         let session_timeout = section.millis("session_timeout_ms", 6000, 400..=600_000);
         let auth = auth(&mut section);
+        let (tls, keys) = TlsKeys::read(&mut section, &TlsKeys::default());
+        if keys.on == Some(true) {
+            can_be_encrypted(&mut section, hosts.as_ref());
+        }
         different_names(&mut section, &path);
         if let Some(root) = &state_root {
             apart_from_root(&mut section, root, &path, discover.as_ref());
         }
         let (hosts, state_root) = (hosts?.to_string(), state_root?);
-        Some(Self { hosts, path, discover, state_root, session_timeout, auth })
+        Some(Self { hosts, path, discover, state_root, session_timeout, auth, tls: tls.flatten() })
     }
 
     /// Refuses a file that names no service at all.
@@ -94,6 +99,20 @@ impl ZookeeperSettings {
         if !section.has("path") && !section.has("discover") {
             section.refuse("path", "missing; for example /the_red/storage/posts (or `discover`, or both)");
         }
+    }
+}
+
+/// TLS needs a build that can, and servers that a certificate can name.
+fn can_be_encrypted(section: &mut SectionReader<'_, '_>, hosts: Option<&Ensemble>) {
+    if !topology::ZOOKEEPER_TLS {
+        section.refuse(
+            "tls",
+            "this build has no TLS with ZooKeeper: use the Debian package (`make deb`), or build with --features zookeeper-tls",
+        );
+    }
+    let unnamed = |host: &&Endpoint| Tls::server_name(host.host()).is_none();
+    if let Some(host) = hosts.and_then(|hosts| hosts.hosts().iter().find(unnamed)) {
+        section.refuse("hosts", &format!("no certificate can name {host}, which `tls = on` needs"));
     }
 }
 
@@ -418,7 +437,8 @@ mod tests {
                 "hosts = a:1\nsession_timeout_ms = 1",
                 "f:3: [zookeeper] session_timeout_ms = 1: not between 400 and",
             ),
-            ("hosts = a:1\ntls = on", "f:3: [zookeeper] tls = on: TLS is not yet available"),
+            ("hosts = a:1\ntls_ca = good", "f:3: [zookeeper] tls_ca = good: has no effect without tls = on"),
+            ("hosts = a:1\ntls = yes", "f:3: [zookeeper] tls = yes: expected on or off"),
         ] {
             let (_, problems) = read(&format!("[zookeeper]\n{lines}"), ZookeeperSettings::read);
             assert_eq!(problems.len(), 1, "{lines}: {problems:?}");
@@ -426,6 +446,14 @@ mod tests {
         }
         let (_, problems) = read("[zookeeper]\nhosts = a", ZookeeperSettings::needs_a_service);
         assert!(problems[0].starts_with("f:1: [zookeeper] path = : missing"), "{problems:?}");
+    }
+
+    #[test]
+    fn tls_with_zookeeper_needs_a_build_that_can() {
+        let (_, problems) = read("[zookeeper]\nhosts = a:1\ntls = on", ZookeeperSettings::read);
+        let said = problems.join("\n");
+        assert!(said.starts_with("f:3: [zookeeper] tls = on: needs tls_ca, the file"), "{said}");
+        assert_eq!(said.contains("--features zookeeper-tls"), !topology::ZOOKEEPER_TLS, "{said}");
     }
 
     #[test]

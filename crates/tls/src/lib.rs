@@ -3,11 +3,12 @@
 //!
 //! A server is believed if its certificate chains up to the CA **and** names the host that was asked for: a DNS name, or, for an
 //! address, an IP entry among its alternative names. The system's own list of CAs is not asked: whoever gets a certificate there
-//! is not yet one of our servers. TLS 1.2 and 1.3.
+//! is not yet one of our servers ([`Tls::of_system`] is for those of others). TLS 1.2 and 1.3.
 //!
 //! No I/O happens here.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
@@ -60,12 +61,26 @@ impl Tls {
     /// # Errors
     /// [`TlsError`]: a text without a certificate or key, a key that does not belong to the certificate.
     pub fn new(ca: &[u8], identity: Option<Identity<'_>>) -> Result<Self, TlsError> {
-        let wrong = |part, why: &dyn fmt::Display| TlsError { part, why: why.to_string() };
-        let provider = Arc::new(ring::default_provider());
         let mut roots = RootCertStore::empty();
         for certificate in certificates(Part::Ca, ca)? {
-            roots.add(certificate).map_err(|e| wrong(Part::Ca, &e))?;
+            roots.add(certificate).map_err(|e| TlsError { part: Part::Ca, why: e.to_string() })?;
         }
+        Self::believing(roots, ca, identity)
+    }
+
+    /// From a system's long list of CAs, for servers of others. What is unfit in it is left out.
+    ///
+    /// # Errors
+    /// [`TlsError`]: a text without any fit certificate.
+    pub fn of_system(list: &[u8]) -> Result<Self, TlsError> {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(list).flatten());
+        Self::believing(roots, list, None)
+    }
+
+    fn believing(roots: RootCertStore, ca: &[u8], identity: Option<Identity<'_>>) -> Result<Self, TlsError> {
+        let wrong = |part, why: &dyn fmt::Display| TlsError { part, why: why.to_string() };
+        let provider = Arc::new(ring::default_provider());
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
         let verifier = verifier.build().map_err(|e| wrong(Part::Ca, &e))?;
         let config = ClientConfig::builder_with_provider(provider)
@@ -91,6 +106,13 @@ impl Tls {
         self.config.clone()
     }
 
+    /// The PEM texts that it was made of: the CA's certificates, and our chain and key, if there are any.
+    pub fn pem(&self) -> (&[u8], Option<Identity<'_>>) {
+        let [ca, certificate, key] = &*self.made_of;
+        let identity = Identity { certificate, key };
+        (ca, (!certificate.is_empty()).then_some(identity))
+    }
+
     /// What a server's certificate has to name: the host as it was asked for.
     pub fn server_name(host: &str) -> Option<ServerName<'static>> {
         ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).ok()
@@ -110,6 +132,12 @@ impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tls").field("identity", &!self.made_of[1].is_empty()).finish_non_exhaustive()
     }
+}
+
+/// What TLS itself says of a failed handshake: a matter of certificates or versions. `None` means that the connection ended.
+pub fn refusal(error: &io::Error) -> Option<String> {
+    let of_tls = matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput);
+    of_tls.then(|| error.to_string())
 }
 
 fn certificates(part: Part, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -20,6 +20,9 @@ mod state;
 #[cfg(feature = "zookeeper")]
 pub mod zookeeper;
 
+/// Whether this build can speak TLS with ZooKeeper (feature `zookeeper-tls`).
+pub const ZOOKEEPER_TLS: bool = cfg!(feature = "zookeeper-tls");
+
 pub use announcement::{Topology, TopologyError};
 pub use endpoint::{Endpoint, EndpointError, ZnodePath, ZnodePathError};
 pub use layout::{Layout, LeaderRecord, MonitorRecord, PausedRecord};

@@ -46,10 +46,8 @@ pub(crate) async fn encrypted(
     Ok((ReadHalf::Encrypted(read), WriteHalf::Encrypted(write)))
 }
 
-/// What TLS itself says is a matter of certificates; all else is the connection's end.
 fn handshake_error(error: &io::Error) -> OpenError {
-    let of_tls = matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput);
-    if of_tls { OpenError::Tls(error.to_string()) } else { OpenError::Closed }
+    tls::refusal(error).map_or(OpenError::Closed, OpenError::Tls)
 }
 
 impl ReadHalf {

@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 use zookeeper_client::{Client, SessionState};
 
 use super::error::NotSent;
+use super::secure;
 use super::{Options, Session, SessionPhase};
 
 /// Between two rounds over all hosts. A restarted server is found within this, and 10 attempts per second from
@@ -26,6 +27,15 @@ const REPORT_EVERY: Duration = Duration::from_secs(30);
 struct Held {
     session: Session,
     client: Option<Client>,
+    /// Why the last attempt to connect came to nothing, until one succeeds.
+    why: Option<String>,
+}
+
+impl Held {
+    fn unreachable(&self) -> NotSent {
+        let why = self.why.as_ref().map_or(String::new(), |why| format!(": {why}"));
+        NotSent::Unreachable(format!("no connection to any server{why}"))
+    }
 }
 
 /// A supervised session. When the last handle is dropped, the session is closed in the background.
@@ -45,7 +55,7 @@ impl Link {
         let first =
             Session { generation: 0, phase: SessionPhase::Connecting, since: Instant::now().into_std() };
         let (session_tx, session) = watch::channel(first);
-        let (held_tx, held) = watch::channel(Held { session: first, client: None });
+        let (held_tx, held) = watch::channel(Held { session: first, client: None, why: None });
         let (stop, stopped) = watch::channel(false);
         let publisher = Publisher { held: held_tx, session: session_tx };
         tokio::spawn(supervise(options, publisher, stopped));
@@ -74,6 +84,11 @@ impl Link {
 }
 
 impl LinkView {
+    /// Why the last attempt to connect came to nothing, if no session has begun since.
+    pub(super) fn why(&self) -> Option<String> {
+        self.0.borrow().why.clone()
+    }
+
     /// The timeout that the server granted to the session of this generation, if that is the present one.
     pub(super) fn session_timeout(&self, generation: u64) -> Option<Duration> {
         let held = self.0.borrow();
@@ -91,7 +106,7 @@ impl LinkView {
             match timeout_at(deadline, held.changed()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return Err(NotSent::Unreachable("the store is closed".to_string())),
-                Err(_) => return Err(NotSent::Unreachable("no connection to any server".to_string())),
+                Err(_) => return Err(held.borrow().unreachable()),
             }
         }
     }
@@ -146,15 +161,19 @@ impl Publisher {
         let away = [before.phase, phase].iter().all(|phase| *phase != SessionPhase::Connected);
         let since = if away { before.since } else { Instant::now().into_std() };
         let session = Session { generation, phase, since };
-        self.held.send_replace(Held { session, client: client.cloned() });
+        self.held.send_replace(Held { session, client: client.cloned(), why: None });
         self.session.send_replace(session);
+    }
+
+    fn explain(&self, why: &str) {
+        self.held.send_modify(|held| held.why = Some(why.to_owned()));
     }
 }
 
 /// One session after the other, until the link is closed or dropped.
 async fn supervise(options: Options, publisher: Publisher, mut stop: watch::Receiver<bool>) {
     let mut generation = 0;
-    while let Some(client) = connect(&options, &mut stop).await {
+    while let Some(client) = connect(&options, &publisher, &mut stop).await {
         generation += 1;
         info!(hosts = %options.hosts, generation, "ZooKeeper session established");
         let last = hold(client, generation, &publisher, &mut stop).await;
@@ -167,7 +186,11 @@ async fn supervise(options: Options, publisher: Publisher, mut stop: watch::Rece
 }
 
 /// A client with a new session, as long as it takes; `None` when stopped.
-async fn connect(options: &Options, stop: &mut watch::Receiver<bool>) -> Option<Client> {
+async fn connect(
+    options: &Options,
+    publisher: &Publisher,
+    stop: &mut watch::Receiver<bool>,
+) -> Option<Client> {
     let mut reported: Option<Instant> = None;
     loop {
         let attempt = tokio::select! {
@@ -181,6 +204,11 @@ async fn connect(options: &Options, stop: &mut watch::Receiver<bool>) -> Option<
         };
         if reported.is_none_or(|at| at.elapsed() >= REPORT_EVERY) {
             reported = Some(Instant::now());
+            let why = tokio::select! {
+                () = stopped(stop) => return None,
+                said = secure::refusals(options) => said.unwrap_or(why),
+            };
+            publisher.explain(&why);
             warn!(hosts = %options.hosts, "no ZooKeeper server can be reached, trying on: {why}");
         } else {
             debug!(hosts = %options.hosts, "no ZooKeeper server can be reached: {why}");
@@ -200,7 +228,8 @@ async fn connect_once(options: &Options) -> Result<Client, zookeeper_client::Err
     if let Some((user, password)) = &options.auth {
         connector = connector.with_auth("digest", format!("{user}:{password}").as_bytes());
     }
-    connector.connect(&options.hosts).await
+    let Some(tls) = &options.tls else { return connector.connect(&options.hosts).await };
+    secure::connect(connector, tls, &options.hosts).await
 }
 
 /// Follows one session to its end and returns its last state; `Closed` when it was asked to end.

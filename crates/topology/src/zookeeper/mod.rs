@@ -11,6 +11,8 @@
 mod error;
 mod follow;
 mod link;
+#[cfg_attr(not(feature = "zookeeper-tls"), path = "insecure.rs")]
+mod secure;
 
 use core::fmt;
 use std::sync::Arc;
@@ -55,6 +57,8 @@ pub struct Options {
     pub call_timeout: Duration,
     /// User and password (scheme `digest`).
     pub auth: Option<(String, String)>,
+    /// TLS with every server, and with none without it. Without the feature `zookeeper-tls` no connection is made then.
+    pub tls: Option<tls::Tls>,
     /// With `auth` this znode and all below it are created for that user alone; all else can be read by anybody.
     pub private: Option<ZnodePath>,
 }
@@ -67,6 +71,7 @@ impl Options {
             session_timeout: Duration::from_secs(6),
             call_timeout: Duration::from_secs(2),
             auth: None,
+            tls: None,
             private: None,
         }
     }
@@ -97,6 +102,7 @@ impl fmt::Debug for Options {
             .field("session_timeout", &self.session_timeout)
             .field("call_timeout", &self.call_timeout)
             .field("auth", &self.auth.as_ref().map(|(user, _)| format!("{user}:***")))
+            .field("tls", &self.tls)
             .finish()
     }
 }
@@ -289,6 +295,11 @@ impl Store {
     /// The session, to be watched.
     pub fn session(&self) -> watch::Receiver<Session> {
         self.shared.link.session()
+    }
+
+    /// Why no server can be reached, if that is so and was found out.
+    pub fn why_unreachable(&self) -> Option<String> {
+        self.shared.view.why()
     }
 
     /// The timeout that the server granted to the session of this generation; `None` once that one is over.

@@ -9,7 +9,6 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::Uri;
 use failover::{ColdStart, Limits, MinInSync};
 use settings::{
     Ini, Key, LOG, LogSettings, Problem, Problems, REDIS, REDIS_MEMBER, ReadFile, Reader, RedisSettings,
@@ -21,6 +20,7 @@ use topology::zookeeper::Options;
 use crate::dns;
 use crate::hooks::HookSettings;
 use crate::sentinel::Login;
+use crate::webhook::Webhook;
 
 #[cfg(any(test, feature = "fuzz"))]
 #[cfg_attr(not(test), allow(dead_code))]
@@ -86,6 +86,7 @@ const HOOKS: Section = Section::new(
         Key::plain("timeout_ms"),
         // Who knows the URL may often post there.
         Key::secret("webhook"),
+        Key::plain("tls_ca"),
     ],
 );
 
@@ -270,8 +271,8 @@ impl Config {
         Options {
             session_timeout: zookeeper.session_timeout,
             auth: zookeeper.auth.as_ref().map(|(user, password)| (user.clone(), password.text().to_owned())),
-            private: Some(zookeeper.state_root.clone()),
             tls: zookeeper.tls.clone(),
+            private: Some(zookeeper.state_root.clone()),
             ..Options::new(zookeeper.hosts.clone())
         }
     }
@@ -437,17 +438,12 @@ impl Admin {
 }
 
 fn read_hooks(section: &mut SectionReader<'_, '_>) -> HookSettings {
-    let webhook = section.parsed::<Uri>("webhook");
-    let fit = |uri: &Uri| uri.scheme_str() == Some("http") && uri.host().is_some();
-    if webhook.as_ref().is_some_and(|uri| !fit(uri)) {
-        section.refuse("webhook", "expected http://HOST[:PORT]/PATH (https is not yet available)");
-    }
     HookSettings {
         on_failover: section.text("on_failover"),
         on_role_change: section.text("on_role_change"),
         on_down: section.text("on_down"),
         timeout: section.millis("timeout_ms", 60_000, 1..=3_600_000),
-        webhook,
+        webhook: Webhook::read(section),
     }
 }
 

@@ -33,6 +33,7 @@ mod sentinel;
 mod service;
 mod status;
 mod supervisor;
+mod webhook;
 mod verbs;
 
 /// A client of the Sentinel endpoint.

@@ -13,17 +13,13 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::http::header::{CONTENT_TYPE, HOST};
-use axum::http::{Method, Request, Uri};
-use hyper::client::conn::http1::handshake;
-use hyper_util::rt::TokioIo;
 use serde_json::{Map, Value};
-use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
+
+use crate::webhook::Webhook;
 
 /// So many facts of one service may wait; later ones are dropped, with a warning.
 const WAITING: usize = 256;
@@ -38,8 +34,7 @@ pub(crate) struct HookSettings {
     pub(crate) on_down: Option<String>,
     /// Of one attempt.
     pub(crate) timeout: Duration,
-    /// `http://HOST[:PORT]/PATH`.
-    pub(crate) webhook: Option<Uri>,
+    pub(crate) webhook: Option<Webhook>,
 }
 
 /// What happened.
@@ -129,8 +124,9 @@ async fn work(settings: watch::Receiver<Arc<HookSettings>>, mut facts: mpsc::Rec
         if let Some(line) = settings.command(fact.occasion) {
             attempt(&settings, &fact, "the command", || run(line, &fact)).await;
         }
-        if let Some(uri) = &settings.webhook {
-            attempt(&settings, &fact, "the webhook", || post(uri, &fact)).await;
+        if let Some(webhook) = &settings.webhook {
+            let what = format!("the webhook {webhook}");
+            attempt(&settings, &fact, &what, || webhook.post(json(&fact))).await;
         }
     }
 }
@@ -202,26 +198,11 @@ async fn run(line: &str, fact: &Fact) -> Result<(), String> {
 fn environment(fact: &Fact) -> Vec<(String, String)> {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let one = |(name, value): (&String, &Value)| (format!("ALBIREO_{}", name.to_uppercase()), text(value));
-    let json = ("ALBIREO_JSON".to_owned(), Value::Object(fact.facts.clone()).to_string());
-    fact.facts.iter().map(one).chain([json]).collect()
+    fact.facts.iter().map(one).chain([("ALBIREO_JSON".to_owned(), json(fact))]).collect()
 }
 
-async fn post(uri: &Uri, fact: &Fact) -> Result<(), String> {
-    let host = uri.host().unwrap_or_default();
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let stream = TcpStream::connect((bare, uri.port_u16().unwrap_or(80))).await.map_err(|e| e.to_string())?;
-    let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
-    tokio::spawn(connection);
-    let authority = uri.authority().map_or(host, |authority| authority.as_str());
-    let request = Request::builder()
-        .method(Method::POST)
-        .uri(uri.path_and_query().map_or("/", |path| path.as_str()))
-        .header(HOST, authority)
-        .header(CONTENT_TYPE, "application/json")
-        .body(Body::from(Value::Object(fact.facts.clone()).to_string()))
-        .map_err(|e| e.to_string())?;
-    let status = sender.send_request(request).await.map_err(|e| e.to_string())?.status();
-    if status.is_success() { Ok(()) } else { Err(format!("it answered {status}")) }
+fn json(fact: &Fact) -> String {
+    Value::Object(fact.facts.clone()).to_string()
 }
 
 #[cfg(test)]

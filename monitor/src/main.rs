@@ -34,6 +34,7 @@ mod service;
 mod status;
 mod supervisor;
 mod verbs;
+mod webhook;
 mod vip;
 
 use std::io::Read;

@@ -61,6 +61,9 @@ pub(crate) struct Metrics {
     refused_views: Family<ServiceLabels, Counter>,
     epoch: Family<ServiceLabels, Gauge<u64, AtomicU64>>,
     ready: Family<ServiceLabels, Gauge>,
+    /// Turned away, or closed to make place.
+    pub(crate) connections_refused: Counter,
+    logins_refused: Counter,
     /// Requests being answered.
     pub(crate) in_flight: Gauge,
     /// Whether the ZooKeeper session is connected.
@@ -124,6 +127,8 @@ impl Metrics {
             refused_views: Family::default(),
             epoch: Family::default(),
             ready: Family::default(),
+            connections_refused: Counter::default(),
+            logins_refused: Counter::default(),
             in_flight: Gauge::default(),
             zookeeper_connected: Gauge::default(),
             ignored_services: Counter::default(),
@@ -135,6 +140,13 @@ impl Metrics {
         let add = &mut self.registry;
         add.register("albireo_api_requests", "HTTP requests answered", self.requests.clone());
         add.register("albireo_api_request_seconds", "Time to answer a request", self.seconds.clone());
+        let help = "Connections of clients that were turned away, or closed to make place for others";
+        add.register("albireo_api_connections_refused", help, self.connections_refused.clone());
+        add.register(
+            "albireo_api_logins_refused",
+            "Requests with a wrong token or none",
+            self.logins_refused.clone(),
+        );
         add.register("albireo_api_in_flight", "Reads and writes being answered", self.in_flight.clone());
         let help = "Batches whose answer was lost, and what became of them";
         add.register("albireo_api_settled", help, self.settled.clone());
@@ -157,6 +169,9 @@ impl Metrics {
 
     /// Counts one answer.
     pub(crate) fn answered(&self, route: RouteLabel, code: u16, time: Duration) {
+        if code == 401 {
+            self.logins_refused.inc();
+        }
         let common = match (route, code) {
             (RouteLabel::get, 200) => Some(&self.common[0]),
             (RouteLabel::write, 200) => Some(&self.common[1]),

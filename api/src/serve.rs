@@ -13,16 +13,17 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::Body;
-use axum::http::HeaderValue;
 use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, StatusCode};
 use bytes::{Buf, Bytes, BytesMut};
+use crowd::{Crowd, Guest, files};
 use http_body_util::Full;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::plain::{self, Read};
 use crate::routes::{Front, answer};
@@ -36,12 +37,34 @@ const CHUNK: usize = 8 << 10;
 /// More than this is not kept for the next answer of a connection.
 const OUT_KEPT: usize = 64 << 10;
 
-/// Accepts connections until `stop` says so, and then waits for the requests that are being answered.
+/// As many connections, and half of the files that the process may open.
+const CONNECTIONS_MAX: usize = 20_000;
+
+/// From the first byte of a request to the end of its head (with hyper also the rest before it).
+const HEAD_LIMIT: Duration = Duration::from_secs(30);
+
+/// Before a wrong token is answered.
+const WRONG_REST: Duration = Duration::from_secs(1);
+
+/// Accepts connections until `stop` says so, and then waits for the requests that are being answered. Idle connections are not
+/// closed but to make place for others ([`crowd`]).
 ///
 /// A connection that is closed while a request is on its way there breaks that request. So once the front is leaving the
 /// answers say that they are the last ones of their connections, which clients and load balancers then leave by themselves;
 /// connections that nobody used meanwhile are closed at `stop`.
-pub(crate) async fn run(listener: TcpListener, front: Arc<Front>, mut stop: watch::Receiver<bool>) {
+pub(crate) async fn run(listener: TcpListener, front: Arc<Front>, stop: watch::Receiver<bool>) {
+    run_with(listener, front, stop, files::share(2, CONNECTIONS_MAX), HEAD_LIMIT).await;
+}
+
+async fn run_with(
+    listener: TcpListener,
+    front: Arc<Front>,
+    mut stop: watch::Receiver<bool>,
+    most: usize,
+    head_limit: Duration,
+) {
+    let refused = front.metrics.connections_refused.clone();
+    let crowd = Crowd::new(most, move || _ = refused.inc());
     let (busy, mut idle) = mpsc::channel::<()>(1);
     loop {
         let accepted = tokio::select! {
@@ -50,11 +73,18 @@ pub(crate) async fn run(listener: TcpListener, front: Arc<Front>, mut stop: watc
         };
         match accepted {
             Ok((stream, _)) => {
+                // Without a guest everybody is being answered: closed at once.
+                let Some(guest) = crowd.enter() else { continue };
                 let (front, stop, busy) = (front.clone(), stop.clone(), busy.clone());
                 tokio::spawn(async move {
                     // An answer is one write; there is nothing to wait for.
                     let _ = stream.set_nodelay(true);
-                    converse(stream, front, stop).await;
+                    let guest = Arc::new(guest);
+                    tokio::select! {
+                        biased;
+                        () = converse(stream, front, stop, &guest, head_limit) => {}
+                        () = guest.asked_to_leave() => {}
+                    }
                     drop(busy);
                 });
             }
@@ -69,12 +99,22 @@ pub(crate) async fn run(listener: TcpListener, front: Arc<Front>, mut stop: watc
 }
 
 /// One connection to its end.
-async fn converse(mut stream: TcpStream, front: Arc<Front>, mut stop: watch::Receiver<bool>) {
+async fn converse(
+    mut stream: TcpStream,
+    front: Arc<Front>,
+    mut stop: watch::Receiver<bool>,
+    guest: &Arc<Guest>,
+    head_limit: Duration,
+) {
+    // When the request that has come in part began to come.
+    let mut begun: Option<Instant> = None;
     let mut buffer = BytesMut::with_capacity(CHUNK);
     let mut out = Vec::with_capacity(512);
     loop {
         match plain::read(&mut buffer) {
             Read::Whole(request) => {
+                begun = None;
+                let held = guest.busy();
                 let mut answering = pin!(answer(&front, request));
                 let response = match poll_fn(|context| Poll::Ready(answering.as_mut().poll(context))).await {
                     Poll::Ready(response) => response,
@@ -92,6 +132,10 @@ async fn converse(mut stream: TcpStream, front: Arc<Front>, mut stop: watch::Rec
                         }
                     }
                 };
+                drop(held);
+                if response.status() == StatusCode::UNAUTHORIZED {
+                    sleep(WRONG_REST).await;
+                }
                 let last = front.is_leaving();
                 plain::write(&response, last, &date(), &mut out);
                 // Requests that came together are answered together.
@@ -110,10 +154,17 @@ async fn converse(mut stream: TcpStream, front: Arc<Front>, mut stop: watch::Rec
                 }
                 out.clear();
                 buffer.reserve(CHUNK);
-                let read = tokio::select! {
-                    biased;
-                    read = stream.read_buf(&mut buffer) => read,
-                    () = stopped(&mut stop), if buffer.is_empty() => return,
+                // Nothing has come of a request, and nothing has to; or a part of one has.
+                let read = if buffer.is_empty() {
+                    tokio::select! {
+                        biased;
+                        read = stream.read_buf(&mut buffer) => read,
+                        () = stopped(&mut stop) => return,
+                    }
+                } else {
+                    let end = *begun.get_or_insert_with(Instant::now) + head_limit;
+                    let Ok(read) = timeout_at(end, stream.read_buf(&mut buffer)).await else { return };
+                    read
                 };
                 if !matches!(read, Ok(1..)) {
                     return;
@@ -123,7 +174,8 @@ async fn converse(mut stream: TcpStream, front: Arc<Front>, mut stop: watch::Rec
                 if !out.is_empty() && stream.write_all(&out).await.is_err() {
                     return;
                 }
-                return by_hyper(Resumed { before: buffer.freeze(), stream }, front, stop).await;
+                return by_hyper(Resumed { before: buffer.freeze(), stream }, front, stop, guest, head_limit)
+                    .await;
             }
         }
     }
@@ -144,19 +196,33 @@ async fn gone(stream: &TcpStream) {
 }
 
 /// The rest of a connection, beginning with a request that is not plain.
-async fn by_hyper(stream: Resumed, front: Arc<Front>, mut stop: watch::Receiver<bool>) {
+async fn by_hyper(
+    stream: Resumed,
+    front: Arc<Front>,
+    mut stop: watch::Receiver<bool>,
+    guest: &Arc<Guest>,
+    head_limit: Duration,
+) {
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let front = front.clone();
+        let (front, guest) = (front.clone(), guest.clone());
         async move {
+            // A body that comes late ends with the deadline of its request.
+            let held = guest.busy();
             let mut response = answer(&front, request.map(Body::new)).await;
+            drop(held);
+            if response.status() == StatusCode::UNAUTHORIZED {
+                sleep(WRONG_REST).await;
+            }
             if front.is_leaving() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, std::convert::Infallible>(response.map(Full::new))
         }
     });
-    let connection =
-        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(head_limit)
+        .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -15,11 +15,11 @@ use settings::Secret;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use topology::Endpoint;
-use tracing::error as log_error;
 
-use crate::asking::{self, Caller, Desk};
-use crate::door::Door;
+use crate::asking::{self, Desk};
+use crate::door;
 use crate::driver::Input;
+use crate::metrics::Refused;
 use crate::{dashboard, events, lookup};
 
 /// What can be asked of the driver.
@@ -47,19 +47,18 @@ pub(crate) fn start(
     token: Option<Arc<Secret>>,
     lookup: lookup::Desk,
     events: events::Desk,
+    refused: Refused,
 ) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listener = {
         let _inside = runtime.enter();
-        Door::new(TcpListener::from_std(listener)?)
+        TcpListener::from_std(listener)?
     };
     let peers = events.clone().follow_peers();
-    let pages = router(driver, token, lookup, events).into_make_service_with_connect_info::<Caller>();
+    let pages = router(driver, token, lookup, events);
     let serve = move || {
         runtime.spawn(peers);
-        if let Err(error) = runtime.block_on(async { axum::serve(listener, pages).await }) {
-            log_error!(%error, "admin HTTP has ended");
-        }
+        runtime.block_on(door::serve(listener, pages, refused));
     };
     std::thread::Builder::new().name("admin".to_owned()).spawn(serve).map(drop)
 }

@@ -13,7 +13,6 @@ use axum::extract::{ConnectInfo, Path, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, ORIGIN};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Json, Response};
-use axum::serve::IncomingStream;
 use failover::request::{Declined, Done, Request};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -23,7 +22,6 @@ use topology::{Endpoint, PausedRecord, from_object};
 use tracing::info;
 
 use crate::admin::error;
-use crate::door::Door;
 use crate::driver::{Input, now_ms};
 use crate::metrics::phases_ms;
 
@@ -69,10 +67,10 @@ pub(crate) struct Caller {
     near: bool,
 }
 
-impl axum::extract::connect_info::Connected<IncomingStream<'_, Door>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, Door>) -> Self {
-        let addr = *stream.remote_addr();
-        let own = stream.io().local_addr().is_ok_and(|own| own.ip() == addr.ip());
+impl Caller {
+    /// Who is at `addr`, connected to us at `own`.
+    pub(crate) fn new(addr: SocketAddr, own: Option<SocketAddr>) -> Self {
+        let own = own.is_some_and(|own| own.ip() == addr.ip());
         Self { addr, near: own || addr.ip().to_canonical().is_loopback() }
     }
 }

@@ -82,7 +82,7 @@ async fn services(config: &Config, store: &Store, report: &mut Report) {
     for path in paths {
         servers += service(config, store, &path, report).await;
     }
-    files(servers, crate::files::raise(), report);
+    files(servers, crowd::files::raise(), report);
 }
 
 /// Files that a monitor opens besides connections to Redis servers: clients, ZooKeeper, its log.

@@ -19,7 +19,6 @@ mod door;
 mod driver;
 mod events;
 mod fault;
-mod files;
 mod hooks;
 mod identity;
 mod log;
@@ -33,8 +32,8 @@ mod sentinel;
 mod service;
 mod status;
 mod supervisor;
-mod webhook;
 mod verbs;
+mod webhook;
 
 /// A client of the Sentinel endpoint.
 pub fn sentinel(data: &[u8]) {

@@ -14,6 +14,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
+use crowd::files;
 use failover::Time;
 use serde::Deserialize;
 use serde_json::json;
@@ -33,7 +34,7 @@ pub(crate) mod fuzz;
 /// A long poll that does not say how long waits so long, and none waits longer than the most.
 const WAIT: Duration = Duration::from_secs(30);
 const WAIT_MAX: Duration = Duration::from_secs(300);
-/// As many requests wait at the same time.
+/// As many requests wait at the same time, and half as many as there may be connections.
 const WAITING_MAX: usize = 1000;
 
 /// What the handlers need.
@@ -47,7 +48,7 @@ pub(crate) struct Desk {
 
 impl Desk {
     pub(crate) fn new(board: Reader, clock: Clock) -> Self {
-        Self { board, clock, places: Arc::new(Semaphore::new(WAITING_MAX)) }
+        Self { board, clock, places: Arc::new(Semaphore::new(files::share(20, WAITING_MAX).max(1))) }
     }
 }
 
@@ -104,7 +105,7 @@ async fn primary(
             Err(_) => Answer::Not(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "overloaded",
-                format!("{WAITING_MAX} requests wait here already"),
+                "as many requests as may be wait here already".to_owned(),
             ),
         },
         Err(answer) => answer,

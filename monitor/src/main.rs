@@ -19,7 +19,6 @@ mod door;
 mod driver;
 mod events;
 mod fault;
-mod files;
 mod hooks;
 mod identity;
 mod log;
@@ -34,8 +33,8 @@ mod service;
 mod status;
 mod supervisor;
 mod verbs;
-mod webhook;
 mod vip;
+mod webhook;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -44,6 +43,7 @@ use std::sync::Arc;
 
 use binary_star::{BinaryStar, Dialect, Instance, Options, Running, Votes};
 use clap::Parser;
+use crowd::files;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
@@ -54,6 +54,7 @@ use tracing::{error, info, warn};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::driver::{Driver, End, Input};
+use crate::metrics::Listener;
 use crate::verbs::Verb;
 
 const USAGE: &str = "\
@@ -306,8 +307,9 @@ async fn lead(config: Arc<Config>) -> ExitCode {
     let handle = pair.as_ref().map(|pair| pair.handle().clone());
     let driver = Driver::new(config.clone(), clock, store.clone(), inputs.clone(), handle, record);
     let lookup = lookup::Desk::new(driver.told(), clock);
+    let refused = driver.not_let_in(Listener::Admin);
     let events = events::Desk::new(inputs.clone(), driver.feed(), config.clone(), store);
-    if let Err(error) = admin::start(listener, inputs, config.admin.token.clone(), lookup, events) {
+    if let Err(error) = admin::start(listener, inputs, config.admin.token.clone(), lookup, events, refused) {
         return failed(&format!("[admin]: {error}"));
     }
     if let Some(listener) = sentinel {

@@ -1,9 +1,11 @@
 //! What the monitor counts, in Prometheus' words (docs: README, "Metrics").
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use crowd::Crowd;
 use failover::{Time, Timeline};
 use hickory_proto::op::ResponseCode;
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
@@ -71,6 +73,36 @@ impl DnsQueries {
     }
 }
 
+/// Where clients come to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Listener {
+    Admin,
+    Sentinel,
+    Dns,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfListener {
+    listener: &'static str,
+}
+
+/// Who was not let in at one listener.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Refused {
+    /// Turned away, or sent away to make place.
+    pub(crate) connections: Counter,
+    /// Wrong passwords and tokens.
+    pub(crate) logins: Counter,
+}
+
+impl Refused {
+    /// A crowd that counts whom it does not let in.
+    pub(crate) fn crowd(&self, most: usize) -> Arc<Crowd> {
+        let counter = self.connections.clone();
+        Crowd::new(most, move || _ = counter.inc())
+    }
+}
+
 /// The series that exist of one service, to be removed with it.
 #[derive(Default)]
 struct Known {
@@ -100,6 +132,8 @@ pub(crate) struct Metrics {
     failovers: Family<OfReason, Counter>,
     failover_seconds: Seconds<OfPhase>,
     pub(crate) dns_queries: DnsQueries,
+    connections_refused: Family<OfListener, Counter>,
+    logins_refused: Family<OfListener, Counter>,
     known: BTreeMap<String, Known>,
 }
 
@@ -138,6 +172,8 @@ impl Metrics {
             failovers: Family::default(),
             failover_seconds: Seconds::new_with_constructor(phase_histogram),
             dns_queries: DnsQueries::default(),
+            connections_refused: Family::default(),
+            logins_refused: Family::default(),
             registry: Registry::default(),
         };
         let r = &mut registry;
@@ -204,7 +240,27 @@ impl Metrics {
             new.failover_seconds.clone(),
         );
         r.register("dns_queries", "Questions answered by DNS", new.dns_queries.0.clone());
+        r.register(
+            "connections_refused",
+            "Connections of clients that were turned away, or closed to make place for others",
+            new.connections_refused.clone(),
+        );
+        r.register("logins_refused", "Wrong passwords and tokens of clients", new.logins_refused.clone());
         Self { registry, ..new }
+    }
+
+    /// What is counted of whom a listener does not let in.
+    pub(crate) fn refused(&self, at: Listener) -> Refused {
+        let listener = match at {
+            Listener::Admin => "admin",
+            Listener::Sentinel => "sentinel",
+            Listener::Dns => "dns",
+        };
+        let of = OfListener { listener };
+        Refused {
+            connections: self.connections_refused.get_or_create(&of).clone(),
+            logins: self.logins_refused.get_or_create(&of).clone(),
+        }
     }
 
     /// A service is watched, and this is its record, if it has one: epoch, replicas in sync, whether the primary answers.

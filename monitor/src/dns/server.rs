@@ -7,9 +7,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crowd::Guest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket, lookup_host};
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use topology::Endpoint;
 use tracing::{debug, warn};
@@ -19,7 +19,7 @@ use super::message::{Over, Reply, reply};
 use super::zone::Zone;
 use crate::clock::Clock;
 use crate::discovery::Reader;
-use crate::metrics::DnsQueries;
+use crate::metrics::{DnsQueries, Refused};
 use crate::quiet::Quiet;
 
 /// How long a client may take for its next question, from the first byte to the last and before that.
@@ -38,6 +38,7 @@ pub(crate) struct Desk {
     pub(crate) clock: Clock,
     pub(crate) settings: Settings,
     pub(crate) queries: DnsQueries,
+    pub(crate) refused: Refused,
 }
 
 /// The bound sockets.
@@ -139,7 +140,7 @@ async fn answer_packets(socket: &UdpSocket, counter: &Counter) {
 }
 
 async fn accept(listener: &TcpListener, counter: &Arc<Counter>) {
-    let (places, mut quiet) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), Quiet::default());
+    let (crowd, mut quiet) = (counter.desk.refused.crowd(CONNECTIONS_MAX), Quiet::default());
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -148,12 +149,15 @@ async fn accept(listener: &TcpListener, counter: &Arc<Counter>) {
                 continue;
             }
         };
-        let Ok(place) = places.clone().try_acquire_owned() else { continue }; // closed at once
+        // Without a guest everybody is being answered, which does not last: closed at once.
+        let Some(guest) = crowd.enter() else { continue };
         let counter = counter.clone();
         tokio::spawn(async move {
-            let _place = place;
-            if let Err(error) = converse(stream, &counter).await {
-                debug!(%error, "a DNS client is gone");
+            tokio::select! {
+                ended = converse(stream, &counter, &guest) => if let Err(error) = ended {
+                    debug!(%error, "a DNS client is gone");
+                },
+                () = guest.asked_to_leave() => {}
             }
         });
     }
@@ -168,9 +172,11 @@ async fn pause(error: &io::Error, quiet: &mut Quiet, counter: &Counter) {
 }
 
 /// One question after the other, each with its length before it, until the client has no more or is too slow.
-async fn converse(mut stream: TcpStream, counter: &Counter) -> io::Result<()> {
+async fn converse(mut stream: TcpStream, counter: &Counter, guest: &Guest) -> io::Result<()> {
     stream.set_nodelay(true)?;
     while let Ok(question) = timeout(IDLE_LIMIT, next(&mut stream)).await {
+        // It has asked something.
+        drop(guest.busy());
         let Some(reply) = counter.reply(&question?, Over::Tcp) else { break };
         let Ok(length) = u16::try_from(reply.bytes.len()) else { break }; // cannot be: `Over::Tcp` has that limit
         let out = [&length.to_be_bytes(), &reply.bytes[..]].concat();
@@ -207,7 +213,8 @@ mod tests {
         let listen: Endpoint = "127.0.0.1:53".parse().unwrap();
         let zone = "albireo.internal".parse().unwrap();
         let settings = Settings { host: Host::of(&listen).unwrap(), listen, zone, ttl: 0 };
-        Desk { board: board.reader(), clock: Clock::start(), settings, queries: DnsQueries::default() }
+        let (queries, refused) = (DnsQueries::default(), Refused::default());
+        Desk { board: board.reader(), clock: Clock::start(), settings, queries, refused }
     }
 
     /// A server whose driver is the test.
@@ -394,9 +401,16 @@ mod tests {
         // Taken in order: once the last of them is answered, all have their place.
         last.write_all(&framed(&question(1, "."))).unwrap();
         assert!(receive(&mut last.try_clone().unwrap()).is_some());
-        let mut refused = open(server);
-        let _ = refused.write_all(&framed(&question(2, ".")));
-        assert!(receive(&mut refused).is_none(), "no place for one more");
+        // Who comes is heard all the same, and a silent one leaves.
+        let mut others = Vec::new();
+        for id in 0..1000 {
+            let mut another = open(server);
+            if id % 100 == 99 {
+                another.write_all(&framed(&question(id, "."))).unwrap();
+                assert_eq!(receive(&mut another).unwrap().metadata.id, id);
+            }
+            others.push(another);
+        }
         answers(&client(), server, 3);
         // Nobody says anything: all are closed in the end, also one that began to.
         let mut half = &idle[0];

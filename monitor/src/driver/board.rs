@@ -15,6 +15,7 @@ use super::{About, Driver};
 use crate::config::Config;
 use crate::discovery::{self, Board, Facts, Fellow, Vouched};
 use crate::dns;
+use crate::metrics::{Listener, Refused};
 use crate::sentinel::{self, Desk};
 use crate::service::state_event;
 
@@ -60,14 +61,21 @@ impl Driver {
     pub(crate) fn serve_sentinel(&self, listener: TcpListener) -> std::io::Result<()> {
         let Some(settings) = self.around.config.sentinel.clone() else { return Ok(()) };
         let (clock, driver) = (self.around.clock, self.around.inputs.clone());
-        sentinel::start(listener, Desk { board: self.told(), clock, driver, login: settings.login })
+        let refused = self.not_let_in(Listener::Sentinel);
+        sentinel::start(listener, Desk { board: self.told(), clock, driver, login: settings.login, refused })
     }
 
     /// Begins to serve DNS, in a thread of its own.
     pub(crate) fn serve_dns(&self, sockets: dns::Sockets) -> std::io::Result<()> {
         let Some(settings) = self.around.config.dns.clone() else { return Ok(()) };
         let (clock, queries) = (self.around.clock, self.metrics.dns_queries.clone());
-        dns::start(sockets, dns::Desk { board: self.told(), clock, settings, queries })
+        let refused = self.not_let_in(Listener::Dns);
+        dns::start(sockets, dns::Desk { board: self.told(), clock, settings, queries, refused })
+    }
+
+    /// What is counted of whom a listener does not let in.
+    pub(crate) fn not_let_in(&self, at: Listener) -> Refused {
+        self.metrics.refused(at)
     }
 
     /// This loop turns.

@@ -39,6 +39,8 @@ pub(super) struct Connection<'a> {
     id: i64,
     login: Option<&'a Login>,
     logged_in: bool,
+    /// The last password was not the right one.
+    wrong: bool,
     resp3: bool,
     name: Vec<u8>,
     channels: Vec<Vec<u8>>,
@@ -48,7 +50,17 @@ pub(super) struct Connection<'a> {
 impl<'a> Connection<'a> {
     pub(super) fn new(id: i64, login: Option<&'a Login>) -> Self {
         let (name, channels, patterns) = (Vec::new(), Vec::new(), Vec::new());
-        Self { id, login, logged_in: login.is_none(), resp3: false, name, channels, patterns }
+        Self { id, login, logged_in: login.is_none(), wrong: false, resp3: false, name, channels, patterns }
+    }
+
+    /// Whether it may ask for anything.
+    pub(super) fn is_logged_in(&self) -> bool {
+        self.logged_in
+    }
+
+    /// Whether a wrong password was given since this was asked last.
+    pub(super) fn was_wrong(&mut self) -> bool {
+        std::mem::take(&mut self.wrong)
     }
 
     pub(super) fn speaks_resp3(&self) -> bool {
@@ -136,6 +148,7 @@ impl<'a> Connection<'a> {
             None => user == b"default",
         };
         if !right {
+            self.wrong = true;
             return Reply::error("WRONGPASS invalid username-password pair or user is disabled.");
         }
         self.logged_in = true;

@@ -1,11 +1,12 @@
 //! The sockets: a thread with a runtime of its own, a task per connection, and bounds on everything that a client can
-//! make it hold. Idle connections are not closed; one that does not read what it asked for is.
+//! make it hold. Idle connections are not closed but to make place for others ([`crowd`]), or where nobody has logged in on them; one that
+//! does not read what it asked for is.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crowd::{Guest, files};
 use failover::{Declined, Request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -22,10 +23,14 @@ use crate::clock::Clock;
 use crate::discovery::Reader;
 use crate::discovery::news::Announcement;
 use crate::driver::Input;
-use crate::files;
+use crate::metrics::Refused;
 
 /// How long a client may take to read what waits for it.
 const WRITE_LIMIT: Duration = Duration::from_secs(5);
+/// How long a client may take to log in, where it has to.
+const LOGIN_LIMIT: Duration = Duration::from_secs(30);
+/// Before a wrong password is answered.
+const WRONG_REST: Duration = Duration::from_secs(1);
 /// What is written at once.
 const CHUNK: usize = 64 * 1024;
 /// As many connections, and half of the files that the process may open: the rest is for the servers and ZooKeeper, which
@@ -39,6 +44,7 @@ pub(crate) struct Desk {
     pub(crate) clock: Clock,
     pub(crate) driver: mpsc::UnboundedSender<Input>,
     pub(crate) login: Option<Login>,
+    pub(crate) refused: Refused,
 }
 
 /// Binds the endpoint.
@@ -48,18 +54,21 @@ pub(crate) async fn bind(addr: &Endpoint) -> io::Result<std::net::TcpListener> {
 
 /// Serves until the process ends.
 pub(crate) fn start(listener: std::net::TcpListener, desk: Desk) -> io::Result<()> {
+    start_with(listener, desk, files::share(2, CONNECTIONS_MAX))
+}
+
+fn start_with(listener: std::net::TcpListener, desk: Desk, most: usize) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listener = {
         let _inside = runtime.enter();
         TcpListener::from_std(listener)?
     };
-    let serve = move || runtime.block_on(accept(listener, Arc::new(desk)));
+    let serve = move || runtime.block_on(accept(listener, Arc::new(desk), most));
     std::thread::Builder::new().name("sentinel".to_owned()).spawn(serve).map(drop)
 }
 
-async fn accept(listener: TcpListener, desk: Arc<Desk>) {
-    let (open, next) = (Arc::new(AtomicUsize::new(0)), AtomicI64::new(1));
-    let most = files::share(2, CONNECTIONS_MAX);
+async fn accept(listener: TcpListener, desk: Arc<Desk>, most: usize) {
+    let (crowd, mut next) = (desk.refused.crowd(most), 0);
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -70,49 +79,47 @@ async fn accept(listener: TcpListener, desk: Arc<Desk>) {
                 continue;
             }
         };
-        let place = Place::take(&open);
-        if open.load(Ordering::Relaxed) > most {
+        let Some(guest) = crowd.enter() else {
             let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
             continue;
-        }
-        let (id, desk) = (next.fetch_add(1, Ordering::Relaxed), desk.clone());
+        };
+        next += 1;
+        let (id, desk) = (next, desk.clone());
         tokio::spawn(async move {
-            let _place = place;
             let _ = stream.set_nodelay(true);
-            if let Err(error) = serve(stream, id, &desk).await {
-                debug!(%error, "a Sentinel client is gone");
+            tokio::select! {
+                ended = serve(stream, id, &desk, &guest) => if let Err(error) = ended {
+                    debug!(%error, "a Sentinel client is gone");
+                },
+                () = guest.asked_to_leave() => {}
             }
         });
     }
 }
 
-/// A connection that counts while it is there.
-struct Place(Arc<AtomicUsize>);
-
-impl Place {
-    fn take(open: &Arc<AtomicUsize>) -> Self {
-        open.fetch_add(1, Ordering::Relaxed);
-        Self(open.clone())
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-async fn serve(mut stream: TcpStream, id: i64, desk: &Desk) -> io::Result<()> {
+async fn serve(mut stream: TcpStream, id: i64, desk: &Desk, guest: &Guest) -> io::Result<()> {
     let mut connection = Connection::new(id, desk.login.as_ref());
     let (mut query, mut news) = (Vec::new(), None);
+    // Who subscribes is being answered for as long as that lasts.
+    let mut listens = None;
+    let late = sleep(LOGIN_LIMIT);
+    tokio::pin!(late);
     loop {
         tokio::select! {
             read = stream.read_buf(&mut query) => {
                 if read? == 0 {
                     return Ok(());
                 }
-                if !answer(&mut stream, &mut connection, &mut query, &mut news, desk).await? {
+                let goes_on = answer(&mut stream, &mut connection, &mut query, &mut news, (desk, guest)).await?;
+                // It has asked something.
+                drop(guest.busy());
+                if !goes_on {
                     return linger(stream).await;
+                }
+                match (&news, &listens) {
+                    (Some(_), None) => listens = Some(guest.busy()),
+                    (None, Some(_)) => listens = None,
+                    (Some(_), Some(_)) | (None, None) => {}
                 }
             }
             heard = next(&mut news) => {
@@ -120,6 +127,7 @@ async fn serve(mut stream: TcpStream, id: i64, desk: &Desk) -> io::Result<()> {
                 hear(&connection, heard, &mut out)?;
                 write(&mut stream, &mut out).await?;
             }
+            () = &mut late, if !connection.is_logged_in() => return Err(io::ErrorKind::TimedOut.into()),
         }
     }
 }
@@ -150,7 +158,7 @@ async fn answer(
     connection: &mut Connection<'_>,
     query: &mut Vec<u8>,
     news: &mut News,
-    desk: &Desk,
+    (desk, guest): (&Desk, &Guest),
 ) -> io::Result<bool> {
     let (mut used, mut out) = (0, Vec::new());
     let goes_on = loop {
@@ -171,9 +179,15 @@ async fn answer(
             Outcome::Close(reply) => (vec![reply], true),
             Outcome::Failover(name) => {
                 write(stream, &mut out).await?;
+                let _busy = guest.busy();
                 (vec![failover(&name, desk).await], false)
             }
         };
+        if connection.was_wrong() {
+            desk.refused.logins.inc();
+            write(stream, &mut out).await?;
+            sleep(WRONG_REST).await;
+        }
         for reply in &replies {
             reply.write(connection.speaks_resp3(), &mut out);
         }
@@ -290,14 +304,25 @@ mod tests {
 
     /// An endpoint whose driver is the test.
     fn serve() -> (SocketAddr, Board, mpsc::UnboundedReceiver<Input>) {
+        let (addr, board, inbox, _) = serve_with(None, CONNECTIONS_MAX);
+        (addr, board, inbox)
+    }
+
+    fn serve_with(
+        login: Option<Login>,
+        most: usize,
+    ) -> (SocketAddr, Board, mpsc::UnboundedReceiver<Input>, Refused) {
         // A minute: the driver does not turn in here.
         let board = Board::new(Facts { stale_after: Duration::from_secs(60), ..facts() });
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let addr = listener.local_addr().unwrap();
         let (driver, inbox) = mpsc::unbounded_channel();
-        start(listener, Desk { board: board.reader(), clock: Clock::start(), driver, login: None }).unwrap();
-        (addr, board, inbox)
+        let refused = Refused::default();
+        let clock = Clock::start();
+        let desk = Desk { board: board.reader(), clock, driver, login, refused: refused.clone() };
+        start_with(listener, desk, most).unwrap();
+        (addr, board, inbox, refused)
     }
 
     fn open(addr: SocketAddr, greeting: &str) -> TcpStream {
@@ -413,6 +438,43 @@ mod tests {
             Some("-INPROG")
         );
         drop(waiting);
+    }
+
+    #[test]
+    fn a_thousand_who_say_nothing_keep_nobody_out_and_send_no_subscriber_away() {
+        let (addr, mut board, _inbox, refused) = serve_with(None, 100);
+        turn(&mut board, true);
+        let mut subscriber = open(addr, "SUBSCRIBE +switch-master\r\n");
+        read_until(&mut subscriber, ":1\r\n");
+        let mut idle = Vec::new();
+        for number in 0..1000 {
+            idle.push(open(addr, ["", "*2\r\n$4\r\nPI"][number % 2]));
+            if number % 100 == 99 {
+                let mut asks = open(addr, "SENTINEL get-master-addr-by-name posts\r\n");
+                assert!(read_until(&mut asks, "6379\r\n").starts_with("*2"), "after {number}");
+            }
+        }
+        assert!(refused.connections.get() >= 900);
+        turn(&mut board, false);
+        assert!(read_until(&mut subscriber, "6380\r\n").contains("+switch-master"));
+        // Who listens stays; with nobody else there, nobody more is let in.
+        let (addr, mut board, _inbox, _) = serve_with(None, 2);
+        turn(&mut board, true);
+        let mut all = [open(addr, "SUBSCRIBE x\r\n"), open(addr, "SUBSCRIBE x\r\n")];
+        all.iter_mut().for_each(|one| drop(read_until(one, ":1\r\n")));
+        assert_eq!(read_until(&mut open(addr, ""), "\r\n"), "-ERR max number of clients reached\r\n");
+    }
+
+    #[test]
+    fn a_wrong_password_is_answered_late_and_counted() {
+        let login = Login { username: "default".to_owned(), password: settings::Secret::new("right") };
+        let (addr, _board, _inbox, refused) = serve_with(Some(login), 10);
+        let begun = Instant::now();
+        let mut guesses = open(addr, "AUTH wrong\r\nHELLO 3 AUTH default worse\r\nAUTH right\r\nPING\r\n");
+        let said = read_until(&mut guesses, "+PONG\r\n");
+        assert_eq!((said.matches("-WRONGPASS").count(), said.matches("+OK").count()), (2, 1), "{said}");
+        assert!(begun.elapsed() >= 2 * WRONG_REST);
+        assert_eq!(refused.logins.get(), 2);
     }
 
     #[test]

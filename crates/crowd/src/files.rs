@@ -6,12 +6,12 @@ const FEW: usize = 1000;
 const WANTED: libc::rlim_t = 40_000;
 
 /// Asks for as many as are wanted, or as may be had. Each Redis server takes one, and a second one while it is ordered about.
-pub(crate) fn raise() -> usize {
+pub fn raise() -> usize {
     allowed()
 }
 
 /// One part in so many of the files that this process may open, and no more than `most`.
-pub(crate) fn share(one_in: usize, most: usize) -> usize {
+pub fn share(one_in: usize, most: usize) -> usize {
     (allowed() / one_in).min(most)
 }
 

@@ -390,9 +390,11 @@ mod tests {
             let now = if switches % 2 == 1 { "6380\r\n" } else { "6379\r\n" };
             let mut asks = open(addr, "SENTINEL get-master-addr-by-name posts\r\n");
             assert!(read_until(&mut asks, now).starts_with("*2"));
-            if begun.elapsed() > WRITE_LIMIT + Duration::from_secs(2) {
+            // On a machine with other work its buffers take long to fill.
+            if deaf.write_all(b"PING\r\n").is_err() {
                 break;
             }
+            assert!(begun.elapsed() < 5 * LIMIT, "it is not dropped");
         }
         // What had been written is there; after that the connection is over.
         let mut chunk = vec![0; 1 << 20];

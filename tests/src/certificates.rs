@@ -1,7 +1,7 @@
 //! A certificate authority of a test's own, made with `openssl`: what servers and clients need to believe each other.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::WorkDir;
 
@@ -42,6 +42,19 @@ impl Certificates {
     /// The same as text, for configuration files.
     pub fn text(&self, name: &str) -> String {
         self.file(name).display().to_string()
+    }
+
+    /// Whether whoever listens there completes a handshake with the client.
+    pub fn is_spoken_at(&self, address: &str) -> Result<(), String> {
+        let words = format!("s_client -connect {address} -cert client.pem -key client.key -CAfile ca.pem");
+        let output = Command::new("openssl")
+            .args(words.split_whitespace())
+            .current_dir(self.0.path())
+            .stdin(Stdio::null())
+            .output();
+        let said = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        let said = said.map_err(|e| e.to_string())?;
+        if said.contains("Verify return code: 0 (ok)") { Ok(()) } else { Err(said) }
     }
 
     /// Some of them one after the other in a new one; its path.

@@ -35,7 +35,7 @@ pub struct ZooKeeper {
     /// What an ensemble, or TLS, adds to the configuration of this server.
     further: String,
     /// Where programs connect, by TLS; the test itself does so in plain words.
-    secure: Option<u16>,
+    secure: Option<(u16, Certificates)>,
     /// `user:password` of the test's own questions.
     auth: Option<String>,
     /// The other servers of the ensemble, known to the first one only.
@@ -95,8 +95,8 @@ impl ZooKeeper {
             certificates.text("ca.pem")
         );
         let mut server = Self::launched(&host, 1, lines);
+        server.secure = Some((secure, certificates.clone()));
         server.wait_until_up();
-        server.secure = Some(secure);
         server
     }
 
@@ -160,8 +160,8 @@ impl ZooKeeper {
 
     /// The value of the key `hosts`: all of them.
     pub fn hosts(&self) -> String {
-        match self.secure {
-            Some(port) => self.host.at(port).to_string(),
+        match &self.secure {
+            Some((port, _)) => self.host.at(*port).to_string(),
             None => self.plain_hosts(),
         }
     }
@@ -363,6 +363,11 @@ impl ZooKeeper {
             let answer = self.word("srvr").map_err(|e| e.to_string())?;
             wait::holds(answer.contains("Mode:"), || answer)
         });
+        // A virtual machine that has just started takes seconds for its first handshake where other work is done.
+        if let Some((_, certificates)) = &self.secure {
+            let at = self.hosts();
+            wait::until(&format!("TLS with zookeeper {at}"), START_LIMIT, || certificates.is_spoken_at(&at));
+        }
     }
 }
 

@@ -22,6 +22,9 @@ const ROUND_PAUSE: Duration = Duration::from_millis(100);
 /// How often an ensemble that cannot be reached is reported.
 const REPORT_EVERY: Duration = Duration::from_secs(30);
 
+/// How often it is asked at once why there is no connection; later with each report only.
+const LOOKS_MAX: usize = 3;
+
 /// What is known of the session, and the client that holds it while there is one.
 #[derive(Clone)]
 struct Held {
@@ -192,6 +195,7 @@ async fn connect(
     stop: &mut watch::Receiver<bool>,
 ) -> Option<Client> {
     let mut reported: Option<Instant> = None;
+    let (mut looks, mut refused) = (0, false);
     loop {
         let attempt = tokio::select! {
             () = stopped(stop) => return None,
@@ -202,12 +206,21 @@ async fn connect(
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer".to_string(),
         };
-        if reported.is_none_or(|at| at.elapsed() >= REPORT_EVERY) {
-            reported = Some(Instant::now());
-            let why = tokio::select! {
+        let due = reported.is_none_or(|at| at.elapsed() >= REPORT_EVERY);
+        // A server that has just started may take too long for the first ones.
+        let refusals = if due || (looks < LOOKS_MAX && !refused) {
+            looks += 1;
+            tokio::select! {
                 () = stopped(stop) => return None,
-                said = secure::refusals(options) => said.unwrap_or(why),
-            };
+                refusals = secure::refusals(options) => refusals,
+            }
+        } else {
+            None
+        };
+        if due || (refusals.is_some() && !refused) {
+            reported = Some(Instant::now());
+            refused |= refusals.is_some();
+            let why = refusals.unwrap_or(why);
             publisher.explain(&why);
             warn!(hosts = %options.hosts, "no ZooKeeper server can be reached, trying on: {why}");
         } else {

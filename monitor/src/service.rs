@@ -185,7 +185,7 @@ impl Service {
         let view = self.group.view();
         let before = view.backends.get(addr).and_then(|backend| backend.seen.as_ref());
         before.is_some_and(|before| before.observation == *observation)
-            && view.health(addr, now) == Health::Up
+            && matches!(view.health(addr, now), Health::Up | Health::Suspect)
             && self.words.is_empty()
             && mass::is_lost(view, now) == self.lost
     }

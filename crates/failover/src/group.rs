@@ -367,7 +367,8 @@ impl Group {
         let steady = same
             && asked >= backend.void_until
             && backend.ordered.is_none()
-            && view.health(addr, now) == Health::Up
+            // A late answer is one: the server was nothing worse than suspected, and is not any more.
+            && matches!(view.health(addr, now), Health::Up | Health::Suspect)
             && (is_primary || (keeps_up(backend) && level()));
         if steady && let Some(backend) = self.view.backends.get_mut(addr) {
             backend.detector.heard(now, None);

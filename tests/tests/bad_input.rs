@@ -86,7 +86,7 @@ fn a_wrong_value_is_named_with_file_line_section_and_key() {
 
 /// A secret is not repeated.
 fn shown<'a>(key: &str, value: &'a str) -> &'a str {
-    if matches!(key, "auth" | "password" | "token") { "***" } else { value }
+    if matches!(key, "auth" | "password" | "token" | "webhook") { "***" } else { value }
 }
 
 fn rest_of_store(but: &str) -> String {

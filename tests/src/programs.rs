@@ -274,6 +274,9 @@ fn build() -> PathBuf {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // The whole workspace, as in `make test`: a part of it would want its dependencies with other features.
     cargo.args(["build", "--quiet", "--workspace", "--bins"]);
+    if cfg!(feature = "zookeeper-tls") {
+        cargo.args(["--features", "zookeeper-tls"]);
+    }
     cargo.arg("--manifest-path").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml"));
     cargo.arg("--target-dir").arg(workdir::target_dir());
     if dir.ends_with("release") {

@@ -170,9 +170,9 @@ fn python() -> Result<String, &'static str> {
 fn node() -> Result<(String, PathBuf), &'static str> {
     let node = interpreter(
         &["node".to_owned()],
-        &["-e", "process.exit(parseInt(process.versions.node) >= 18 ? 0 : 1)"],
+        &["-e", "process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)"],
     );
-    let node = node.ok_or("no Node.js of version 18 or newer")?;
+    let node = node.ok_or("no Node.js of version 20 or newer")?;
     let dir = target_dir().join("test-clients");
     fs::create_dir_all(&dir).expect("a directory");
     let lock = fs::read(script("package-lock.json")).expect("the lock file");

@@ -60,9 +60,10 @@ impl Target {
 pub(crate) const ORDERS_MAX: usize = 128;
 
 /// Attempts under way at a time, of all servers: each to a silent host lasts `connect_timeout_ms`. Where more are due, a server
-/// without any waits until it is its turn, and the further ones of others are left out: attempts are the dearest thing that a
-/// probe does, and where many servers answer late, for whatever reason, they must not make it worse. The first one after a
-/// connection was closed is not counted among them: it is what tells of a death.
+/// without any waits until it is its turn: attempts are the dearest thing that a probe does, and where many servers answer late,
+/// for whatever reason, they must not make it worse. Attempts beside another one of the same server leave half of the room to
+/// the others, or a dozen silent hosts would fill it. The first one after a connection was closed is not counted: it is what
+/// tells of a death.
 pub(crate) const ATTEMPTS_MAX: usize = 64;
 
 /// A running probe and executor; both end when this is dropped.
@@ -189,6 +190,9 @@ impl<R: Fn(Report)> Probe<R> {
             tokio::select! {
                 _ = every.tick() => {
                     let room = self.target.attempts.clone();
+                    if !attempts.is_empty() && room.available_permits() <= ATTEMPTS_MAX / 2 {
+                        continue;
+                    }
                     let permit = match room.clone().try_acquire_owned() {
                         Ok(permit) => Some(permit),
                         Err(_) if std::mem::take(&mut known) => None,

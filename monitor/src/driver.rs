@@ -307,10 +307,10 @@ impl Driver {
                     return self.stop().await;
                 }
                 self.take(input);
-                self.tend_brake(self.now());
-                if about_all && let Some(end) = self.tick() {
-                    return end;
+                if about_all {
+                    self.tend_lead(self.now());
                 }
+                self.tend_brake(self.now());
             }
             if self.keeps_up(more)
                 && let Some(end) = self.tick()

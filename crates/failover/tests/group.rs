@@ -4,7 +4,9 @@ mod common;
 
 use common::{Scene, at, entry, ms, primary, promoting, record, refused, replica, run};
 use failover::view::Announced;
-use failover::{Action, Disqualified, Event, Fence, Observation, Outcome, Reason, Role, Stored, Timeline};
+use failover::{
+    Action, Disqualified, Event, Fence, Health, Limits, Observation, Outcome, Reason, Role, Stored, Timeline,
+};
 use topology::{Phase, State};
 
 const NOTHING: [&str; 0] = [];
@@ -509,5 +511,34 @@ fn an_order_has_the_last_word_over_probes_that_were_under_way() {
             scene.group.view().backends[&at("b")].seen.as_ref().unwrap().observation,
             promoted.clone().into()
         );
+    }
+}
+
+/// An answer that says what was said before is taken in without a decision, be it in time or so late that its server was
+/// suspected. A decision would have found nothing to do, and left the same behind.
+#[test]
+fn an_answer_without_news_leaves_what_a_decision_would_leave() {
+    let limits = Limits::default();
+    for late in [limits.ping_interval, 3 * limits.ping_interval, limits.down_after - ms(1)] {
+        let story = |decides: bool| {
+            let mut scene = Scene::leading(State { in_sync: vec![entry("b", 3), entry("c", 3)], ..record() });
+            scene.now += late;
+            let mut health = Vec::new();
+            for name in ["a", "b", "c"] {
+                health.push(scene.group.view().health(&at(name), scene.now));
+                let seen = scene.group.view().backends[&at(name)].seen.as_ref();
+                scene.seen(name, Observation::clone(&seen.expect("all have answered").observation));
+                health.push(scene.group.view().health(&at(name), scene.now));
+                if decides {
+                    scene.pass(0);
+                }
+            }
+            (health, scene.did(), scene.group.because().clone(), format!("{:#?}", scene.group.view()))
+        };
+        let told = story(false);
+        let before = if late > 2 * limits.ping_interval { Health::Suspect } else { Health::Up };
+        assert_eq!(told.0, [before, Health::Up].repeat(3));
+        assert_eq!((told.1.as_slice(), &told.2), (NOTHING.map(str::to_owned).as_slice(), &Reason::Healthy));
+        assert_eq!(told, story(true), "after {late:?}");
     }
 }

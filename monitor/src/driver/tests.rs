@@ -312,3 +312,25 @@ async fn a_service_is_paused_whoever_paused_it() {
     driver.take(Input::Service(id, About::PausedAgain(by("other"))));
     assert_eq!(paused(&driver), Pausing::Yes);
 }
+
+/// Who has more inputs than it can take in may not judge silence, and says so once that lasts.
+#[tokio::test]
+async fn inputs_without_end_are_a_stall() {
+    let mut driver = driver();
+    let told = |driver: &Driver| (driver.metrics.stalls.get(), driver.stood_still.is_some());
+    assert!(driver.keeps_up(false));
+    let begun = driver.now();
+    assert!(!driver.keeps_up(true), "an answer may wait among them");
+    assert!(driver.keeps_up(false), "it was taken in");
+    assert!(!driver.keeps_up(true));
+    assert_eq!(told(&driver), (0, false));
+
+    let stall = driver.stall();
+    while !driver.keeps_up(true) {
+        assert!(driver.now() < begun + Duration::from_secs(20), "never");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(driver.now() >= begun + stall, "not before it was long");
+    assert_eq!(told(&driver), (1, true), "all silence is measured anew from here, so that it may be judged");
+    assert!(!driver.keeps_up(true), "and so on");
+}

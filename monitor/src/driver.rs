@@ -127,7 +127,7 @@ pub(crate) enum About {
     /// The same, read because the group asked.
     PausedAgain(Option<PausedRecord>),
     /// The record was read at this call for it ([`Driver::vouch`]); `false`: it was not.
-    Vouched(u64, bool),
+    Vouched(u64, Option<Event>),
 }
 
 /// Why the loop ended.
@@ -191,6 +191,10 @@ pub(crate) struct Driver {
     hooks: Hooks,
     /// What clients are told.
     board: Board,
+    /// The part of the services that was last looked at for it.
+    part: u64,
+    /// Whether the peer knew the same records then.
+    agreed: bool,
     /// Which records are known here, as a digest for the peer.
     note: u64,
     /// What pages follow.
@@ -266,6 +270,8 @@ impl Driver {
             asked: 0,
             hooks,
             board,
+            part: 0,
+            agreed: false,
             note: 0,
             display: Display::new(),
             metrics: Metrics::new(),
@@ -499,13 +505,13 @@ impl Driver {
             self.next_beat = now + self.heartbeat();
             supervisor::alive(self.reign.is_some());
             self.beat();
-            self.services.names().iter().for_each(|name| self.write_opinion(name));
+            self.write_opinions();
             self.count_losses();
             self.tell_what_lasts();
             self.tell_hooks();
             self.tell_pair();
             self.show();
-            self.tell_board();
+            self.tell_board_in_turn();
         }
         self.display(now);
         match &self.name_taken {

@@ -1,6 +1,7 @@
 //! Where the driver puts what it sees, and where the connections read it. The facts change first, then the news goes out.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use failover::Time;
 use tokio::sync::{broadcast, watch};
@@ -19,7 +20,7 @@ pub(crate) struct Board {
     named: watch::Sender<u64>,
     news: broadcast::Sender<Announcement>,
     /// What subscribers were last told of each service.
-    told: BTreeMap<String, Service>,
+    told: BTreeMap<String, Arc<Service>>,
 }
 
 /// The reading side.
@@ -62,24 +63,36 @@ impl Board {
     pub(crate) fn service(&mut self, name: &str, observe: impl FnOnce(Option<&Service>) -> Service) {
         let (mut is, mut named_anew) = (None, false);
         self.facts.send_if_modified(|facts| {
-            let was = facts.services.get(name);
+            let slot = facts.services.get_mut(name);
+            let was = slot.as_deref().map(Arc::as_ref);
             let service = observe(was);
-            let differs = was != Some(&service);
-            if differs {
-                named_anew = was.and_then(Service::named_now) != service.named_now();
-                is = Some(service.clone());
-                facts.services.insert(name.to_owned(), service);
+            if was == Some(&service) {
+                return false;
             }
-            differs
+            named_anew = was.and_then(Service::named_now) != service.named_now();
+            let service = Arc::new(service);
+            is = Some(service.clone());
+            match slot {
+                Some(slot) => *slot = service,
+                None => _ = facts.services.insert(name.to_owned(), service),
+            }
+            true
         });
         if named_anew {
             self.name_anew();
         }
         let Some(is) = is.filter(|is| is.shown().is_some()) else { return };
-        if let Some(told) = self.told.get(name) {
-            self.announce(news::news(name, told, &is));
-        }
-        self.told.insert(name.to_owned(), is);
+        let news = match self.told.get_mut(name) {
+            Some(told) => {
+                let was = std::mem::replace(told, is);
+                news::news(name, &was, told)
+            }
+            None => {
+                self.told.insert(name.to_owned(), is);
+                return;
+            }
+        };
+        self.announce(news);
     }
 
     /// Every service that is to be watched stands here now.

@@ -2,6 +2,7 @@
 //! the other endpoints. Read off the core's view, in which nothing of this is decided.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use failover::view::{Announced, follows};
@@ -16,7 +17,7 @@ pub(crate) struct Facts {
     pub(crate) own: Fellow,
     /// The others that were ever heard of.
     pub(crate) fellows: Vec<Fellow>,
-    pub(crate) services: BTreeMap<String, Service>,
+    pub(crate) services: BTreeMap<String, Arc<Service>>,
     /// Every service that is to be watched stands here. Before that a name that does not may still come.
     pub(crate) listed: bool,
     pub(crate) down_after: Duration,
@@ -380,11 +381,16 @@ pub(crate) mod examples {
         }
     }
 
+    /// The one of this name, to be changed.
+    pub(crate) fn changed<'a>(facts: &'a mut Facts, name: &str) -> &'a mut Service {
+        Arc::make_mut(facts.services.get_mut(name).expect("a service of this name"))
+    }
+
     pub(crate) fn facts() -> Facts {
         Facts {
             own: fellow(1, true),
             fellows: vec![fellow(2, true)],
-            services: [("posts".to_owned(), service(&[6379, 6380, 6381]))].into(),
+            services: [("posts".to_owned(), Arc::new(service(&[6379, 6380, 6381])))].into(),
             listed: true,
             down_after: Duration::from_millis(500),
             turned: Time::from_secs(10),

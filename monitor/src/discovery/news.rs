@@ -1,6 +1,8 @@
 //! From two consecutive snapshots to announcements in the channels and words of Redis Sentinel, in the order in which clients expect them: the old primary is down,
 //! another one is primary, its replicas, who of them follows it.
 
+use std::sync::Arc;
+
 use topology::Endpoint;
 
 use super::facts::{Fellow, Master, Replica, Service};
@@ -80,11 +82,18 @@ fn turned(all: &mut Vec<Announcement>, name: &str, was: Option<&Master>, is: &Ma
 
 /// What happened to the other endpoints, told for every service.
 pub(super) fn of_fellows<'a>(
-    services: impl Iterator<Item = (&'a String, &'a Service)>,
+    services: impl Iterator<Item = (&'a String, &'a Arc<Service>)>,
     were: &[Fellow],
     are: &[Fellow],
 ) -> Vec<Announcement> {
+    let as_before = |fellow: &Fellow| {
+        let was = were.iter().find(|was| was.id == fellow.id);
+        was.is_some_and(|was| (&was.addr, was.up) == (&fellow.addr, fellow.up))
+    };
     let mut all = Vec::new();
+    if are.iter().all(as_before) {
+        return all; // nearly always
+    }
     for (name, service) in services {
         let Some(master) = &service.master else { continue };
         for fellow in are {
@@ -253,7 +262,7 @@ mod tests {
 
     #[test]
     fn endpoints() {
-        let services = [("posts".to_owned(), service(&[6379]))];
+        let services = [("posts".to_owned(), Arc::new(service(&[6379])))];
         let between = |were: &[Fellow], are: &[Fellow]| {
             lines(&of_fellows(services.iter().map(|(name, service)| (name, service)), were, are))
         };

@@ -18,9 +18,9 @@ pub(crate) fn check(data: &[u8]) {
     let zone = "z".parse().expect("a zone");
     let zone = Zone::new(&Settings { host: Host::of(&listen).expect("a host"), listen, zone, ttl: 5 });
     let mut facts = facts();
-    let mut other = facts.services["posts"].clone();
+    let mut other = facts.services["posts"].as_ref().clone();
     other.master.as_mut().expect("a primary").addr = "redis-7.example:6379".parse().expect("an address");
-    facts.services.insert("u".to_owned(), other);
+    facts.services.insert("u".to_owned(), other.into());
     for (over, now) in [(Over::Udp, 10), (Over::Tcp, 10), (Over::Tcp, 100)] {
         one(data, over, &zone, &facts, Time::from_secs(now));
     }

@@ -1,4 +1,4 @@
-//! What clients are told: every service after each event, the other endpoints once a heartbeat.
+//! What clients are told: every service after each event that changes it, the other endpoints once a heartbeat.
 //!
 //! A record counts as the present one only if it was read since ZooKeeper answers and since this process last stood
 //! still: what was known before may have been decided otherwise meanwhile.
@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::time::Duration;
 
-use failover::Time;
+use failover::{Event, Stored, Time};
 use tokio::time::sleep;
 use topology::zookeeper::{Queue, Seen, SessionPhase};
 
@@ -17,7 +17,10 @@ use crate::discovery::{self, Board, Facts, Fellow, Vouched};
 use crate::dns;
 use crate::metrics::{Listener, Refused};
 use crate::sentinel::{self, Desk};
-use crate::service::state_event;
+use crate::service::{Service, state_event};
+
+/// What changes without an event stands on the board within this time, or a heartbeat if that is longer.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
 
 /// A board on which nothing stands yet.
 pub(super) fn empty(config: &Config, now: Time) -> Board {
@@ -85,15 +88,10 @@ impl Driver {
 
     /// A service may have changed.
     pub(super) fn tell_board_of(&mut self, name: &str) {
-        let now = self.now();
-        let Some(service) = self.services.get(name) else { return };
-        let (view, (_, read)) = (service.group.view(), service.vouched);
-        let vouched = match read {
-            false => Vouched::No,
-            true if self.peer_agrees() => Vouched::Agreed,
-            true => Vouched::Read,
-        };
-        self.board.service(name, |before| discovery::observe(view, before, vouched, now));
+        let (now, agreed) = (self.now(), self.peer_agrees());
+        if let Some(service) = self.services.get(name) {
+            tell(&mut self.board, service, agreed, now);
+        }
     }
 
     /// Whether the peer is heard and knows the same records.
@@ -123,10 +121,29 @@ impl Driver {
         }
     }
 
-    /// Everything that changes with time, and the other endpoints.
+    /// What changes of the services without an event, one part of them after the other: when a server was last heard. (When it
+    /// was not heard for too long is an event.) Whether the peer agrees concerns all of them, and is told at once.
+    pub(super) fn tell_board_in_turn(&mut self) {
+        let (now, agreed) = (self.now(), self.peer_agrees());
+        let parts = (TOLD_WITHIN.as_millis() / self.heartbeat().as_millis().max(1)).max(1) as u64;
+        let all = std::mem::replace(&mut self.agreed, agreed) != agreed;
+        self.part = (self.part + 1) % parts;
+        for service in self.services.each() {
+            if all || service.id.incarnation % parts == self.part {
+                tell(&mut self.board, service, agreed, now);
+            }
+        }
+        self.tell_endpoints();
+    }
+
+    /// All of them, and the other endpoints.
     pub(super) fn tell_board(&mut self) {
-        let names: Vec<String> = self.services.names();
-        names.iter().for_each(|name| self.tell_board_of(name));
+        let (now, agreed) = (self.now(), self.peer_agrees());
+        self.services.each().for_each(|service| tell(&mut self.board, service, agreed, now));
+        self.tell_endpoints();
+    }
+
+    fn tell_endpoints(&mut self) {
         let (now, peer_alive) = (self.now(), self.peer_alive());
         let config = &self.around.config;
         let fellows = self.fellows.iter().filter_map(|(name, record)| {
@@ -163,28 +180,43 @@ impl Driver {
         self.later(name, async move {
             match store.get(&path).await {
                 Ok(found) => {
-                    let event = state_event(&found.map_or(Seen::Absent, Seen::There));
-                    event.map(About::Event).into_iter().chain([About::Vouched(call, true)]).collect()
+                    vec![About::Vouched(call, state_event(&found.map_or(Seen::Absent, Seen::There)))]
                 }
                 Err(_) => {
                     sleep(Duration::from_millis(100)).await;
-                    vec![About::Vouched(call, false)]
+                    vec![About::Vouched(call, None)]
                 }
             }
         });
     }
 
     /// The record was read, or has to be read again. Of another call than the last one it says nothing.
-    pub(super) fn vouched(&mut self, name: &str, call: u64, read: bool) {
+    pub(super) fn vouched(&mut self, name: &str, call: u64, read: Option<Event>) {
         let Some(service) = self.services.get_mut(name).filter(|service| service.vouched.0 == call) else {
             return;
         };
-        match read {
-            true => {
-                service.vouched.1 = true;
-                self.tell_board_of(name);
+        let Some(read) = read else { return self.vouch(name) };
+        service.vouched.1 = true;
+        let known = service.group.view().record.as_ref().is_some_and(|(state, version)| {
+            matches!(&read, Event::State(Stored::Is(is), at) if is == state && at == version)
+        });
+        // After a stall all of a thousand records are read again, and hardly one is another.
+        match known {
+            true => self.tell_board_of(name),
+            false => {
+                self.tell(name, &read);
+                self.group(name, read);
             }
-            false => self.vouch(name),
         }
     }
+}
+
+fn tell(board: &mut Board, service: &Service, peer_agrees: bool, now: Time) {
+    let vouched = match service.vouched.1 {
+        false => Vouched::No,
+        true if peer_agrees => Vouched::Agreed,
+        true => Vouched::Read,
+    };
+    let view = service.group.view();
+    board.service(&service.id.name, |before| discovery::observe(view, before, vouched, now));
 }

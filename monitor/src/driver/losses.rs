@@ -1,30 +1,28 @@
 //! Mass failures: how many primaries are lost at once, over all services, and what the groups are told of it
 //! (`failover::mass`).
 
-use failover::{Event, Time, mass};
+use failover::mass::{self, Losses};
+use failover::{Event, Time};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use super::Driver;
+use crate::service::Service;
 
 impl Driver {
     /// Whether the primary of a service counts among the lost may have changed. The groups hear of a mass failure when the
     /// loop looks at the time again, before any of them decides alone that its primary was silent for too long.
     pub(super) fn tend_losses(&mut self, name: &str) {
         let now = self.now();
-        let Some(service) = self.services.get_mut(name) else { return };
-        let lost = mass::is_lost(service.group.view(), now);
-        match (std::mem::replace(&mut service.lost, lost), lost) {
-            (false, true) => self.losses.began(now),
-            (true, false) => self.losses.ended(),
-            (false, false) | (true, true) => {}
+        if let Some(service) = self.services.get_mut(name) {
+            tend(service, &mut self.losses, now);
         }
     }
 
     /// The same of all services: one that says nothing is not looked at otherwise.
     pub(super) fn count_losses(&mut self) {
-        let names: Vec<String> = self.services.names();
-        names.iter().for_each(|name| self.tend_losses(name));
+        let now = self.now();
+        self.services.each().for_each(|service| tend(service, &mut self.losses, now));
     }
 
     /// Tells the groups when a mass failure begins or ends.
@@ -55,5 +53,14 @@ impl Driver {
         let Some(since) = self.braked else { return Value::Null };
         let ms = u64::try_from(self.now().saturating_sub(since).as_millis()).unwrap_or(u64::MAX);
         json!({"lost": self.losses.lost(), "of": self.services.len(), "for_ms": ms})
+    }
+}
+
+fn tend(service: &mut Service, losses: &mut Losses, now: Time) {
+    let lost = mass::is_lost(service.group.view(), now);
+    match (std::mem::replace(&mut service.lost, lost), lost) {
+        (false, true) => losses.began(now),
+        (true, false) => losses.ended(),
+        (false, false) | (true, true) => {}
     }
 }

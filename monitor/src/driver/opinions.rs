@@ -130,9 +130,29 @@ impl Driver {
         });
     }
 
-    /// Writes what this monitor cannot reach, when that changed. The one that leads asks, and is not asked.
+    /// The same of all services: one that says nothing is not looked at otherwise.
+    pub(super) fn write_opinions(&mut self) {
+        if self.has_no_opinion() {
+            return;
+        }
+        let now = self.now();
+        let changed = |service: &&Service| {
+            let view = service.group.view();
+            service.opinion.as_ref().is_none_or(|told| !view.unreachable(now).iter().eq(told))
+        };
+        let names: Vec<_> =
+            self.services.iter().filter(changed).map(|service| service.id.name.clone()).collect();
+        names.iter().for_each(|name| self.write_opinion(name));
+    }
+
+    /// The one that leads asks, and is not asked.
+    fn has_no_opinion(&self) -> bool {
+        self.reign.is_some() || self.observes()
+    }
+
+    /// Writes what this monitor cannot reach, when that changed.
     pub(super) fn write_opinion(&mut self, name: &str) {
-        if self.reign.is_some() || self.observes() {
+        if self.has_no_opinion() {
             return;
         }
         let now = self.now();

@@ -334,3 +334,29 @@ async fn inputs_without_end_are_a_stall() {
     assert_eq!(told(&driver), (1, true), "all silence is measured anew from here, so that it may be judged");
     assert!(!driver.keeps_up(true), "and so on");
 }
+
+/// After a stall the records of all services are read again. One that is as it was is only vouched for; another one counts.
+#[tokio::test]
+async fn a_record_that_is_read_again_is_the_present_one() {
+    let mut driver = driver();
+    driver.take(Input::Discovered(vec!["posts".into()]));
+    let id = id(&driver, "posts");
+    let read = |primary: &str, version| Event::State(failover::Stored::Is(record(primary)), version);
+    driver.take(Input::Service(id.clone(), About::Event(read("a", 3))));
+    let seen = |driver: &Driver| {
+        let service = driver.services.get("posts").unwrap();
+        let record =
+            service.group.view().record.clone().map(|(state, version)| (state.primary.addr, version));
+        (record.unwrap(), service.vouched.1)
+    };
+    driver.vouch_anew();
+    let call = driver.services.get("posts").unwrap().vouched.0;
+    assert_eq!(seen(&driver), ((at("a"), 3), false));
+    driver.take(Input::Service(id.clone(), About::Vouched(call - 1, Some(read("b", 4)))));
+    assert_eq!(seen(&driver), ((at("a"), 3), false), "read for an earlier call");
+    driver.take(Input::Service(id.clone(), About::Vouched(call, Some(read("a", 3)))));
+    assert_eq!(seen(&driver), ((at("a"), 3), true));
+    driver.vouch_anew();
+    driver.take(Input::Service(id, About::Vouched(call + 1, Some(read("b", 4)))));
+    assert_eq!(seen(&driver), ((at("b"), 4), true));
+}

@@ -149,7 +149,7 @@ fn is_down(facts: &Facts, ip: &[u8], port: &[u8], epoch: &[u8], now: Time) -> Re
         .services
         .values()
         .filter(|_| facts.are_fresh(now))
-        .filter_map(Service::shown)
+        .filter_map(|service| service.shown())
         .any(|m| m.s_down && m.addr.host().as_bytes() == ip && i64::from(m.addr.port()) == port);
     Reply::Array(vec![Reply::Integer(i64::from(down)), Reply::bulk("*"), Reply::Integer(0)])
 }
@@ -304,7 +304,7 @@ fn fellow_fields(facts: &Facts, fellow: &Fellow, now: Time) -> Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::discovery::facts::examples::{facts, fellow};
+    use crate::discovery::facts::examples::{changed, facts, fellow};
 
     const NOW: Time = Time::from_secs(10);
 
@@ -345,7 +345,7 @@ mod tests {
     #[test]
     fn replicas_field_by_field() {
         let mut facts = facts();
-        let replicas = &mut facts.services.get_mut("posts").unwrap().replicas;
+        let replicas = &mut changed(&mut facts, "posts").replicas;
         let dead = &mut replicas[1];
         (dead.usable, dead.disconnected, dead.link_up, dead.source) = (false, true, false, None);
         dead.link_down_since = Some(Time::from_secs(4));
@@ -392,7 +392,7 @@ mod tests {
     fn flags_of_the_master() {
         let change = |change: fn(&mut Master)| {
             let mut facts = facts();
-            change(facts.services.get_mut("posts").unwrap().master.as_mut().unwrap());
+            change(changed(&mut facts, "posts").master.as_mut().unwrap());
             let shown = shown(&ask(&facts, "master posts"));
             let flags = shown.split(' ').find_map(|field| field.strip_prefix("flags=")).unwrap().to_owned();
             (flags, ask(&facts, "get-master-addr-by-name posts") == Reply::NoArray)
@@ -419,7 +419,7 @@ mod tests {
     #[test]
     fn one_that_is_not_certain_names_nobody() {
         let mut uncertain = facts();
-        uncertain.services.get_mut("posts").unwrap().known = false;
+        changed(&mut uncertain, "posts").known = false;
         let mut stale = facts();
         stale.turned = Time::from_secs(9);
         for facts in [uncertain, stale] {
@@ -478,7 +478,7 @@ mod tests {
         let down = |down| Reply::Array(vec![Reply::Integer(down), Reply::bulk("*"), Reply::Integer(0)]);
         let mut facts = facts();
         assert_eq!(ask(&facts, "is-master-down-by-addr 10.0.0.1 6379 0 *"), down(0));
-        let master = facts.services.get_mut("posts").unwrap().master.as_mut().unwrap();
+        let master = changed(&mut facts, "posts").master.as_mut().unwrap();
         (master.s_down, master.in_progress) = (true, true);
         assert_eq!(ask(&facts, "is-master-down-by-addr 10.0.0.1 6379 0 *"), down(1));
         assert_eq!(ask(&facts, "is-master-down-by-addr 10.0.0.1 6380 0 *"), down(0));

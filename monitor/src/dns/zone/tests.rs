@@ -1,7 +1,7 @@
 //! Every name and every type that can be asked for, as a table.
 
 use super::*;
-use crate::discovery::facts::examples::{facts, service};
+use crate::discovery::facts::examples::{changed, facts, service};
 
 const NOW: Time = Time::from_secs(10);
 const SOA: &str = "albireo.internal. SOA 10-0-0-9.ip.albireo.internal. hostmaster.albireo.internal. \
@@ -62,7 +62,7 @@ fn check(facts: &Facts, rows: &[(&str, &str)]) {
 }
 
 fn on(facts: &mut Facts) -> &mut Service {
-    facts.services.get_mut("posts").unwrap()
+    changed(facts, "posts")
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn case_means_nothing_and_stays_as_it_was_asked() {
         ],
     );
     let mut facts = facts();
-    facts.services.insert("Posts".to_owned(), service(&[7379]));
+    facts.services.insert("Posts".to_owned(), service(&[7379]).into());
     let answer = asked(&facts, "primary.posts A", 0);
     assert_eq!((answer.code, answer.ambiguous.as_deref()), (ResponseCode::ServFail, Some("posts")));
     facts.services.remove("posts");
@@ -165,7 +165,7 @@ fn a_service_may_have_any_name_that_a_label_can_carry() {
     let (dotted, spaced) = ("po.sts", "häuser und\u{1f3e0}");
     let mut facts = facts();
     for name in [dotted, spaced, "ip"] {
-        facts.services.insert(name.to_owned(), service(&[7379]));
+        facts.services.insert(name.to_owned(), service(&[7379]).into());
     }
     for service in [dotted, spaced, "ip"] {
         let below = Name::from_ascii("albireo.internal.").unwrap();

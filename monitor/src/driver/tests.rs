@@ -341,7 +341,10 @@ async fn a_record_that_is_read_again_is_the_present_one() {
     let mut driver = driver();
     driver.take(Input::Discovered(vec!["posts".into()]));
     let id = id(&driver, "posts");
-    let read = |primary: &str, version| Event::State(failover::Stored::Is(record(primary)), version);
+    let read = |primary: &str, version: i32| {
+        let epoch = version as u64;
+        Event::State(failover::Stored::Is(State { epoch, promoted: epoch, ..record(primary) }), version)
+    };
     driver.take(Input::Service(id.clone(), About::Event(read("a", 3))));
     let seen = |driver: &Driver| {
         let service = driver.services.get("posts").unwrap();

@@ -365,6 +365,7 @@ fn measure(figures: &mut Figures, services: usize, real: bool) {
     let mut fleet = Fleet::new(servers, services);
     starts(figures, &label, &mut fleet);
     idle(figures, &label, &mut fleet);
+    false_alarms(figures, &label, &mut fleet);
     kills(figures, &label, &mut fleet);
     silences(figures, &label, &mut fleet);
     if services >= 1000 {
@@ -419,6 +420,21 @@ fn idle(figures: &mut Figures, label: &str, fleet: &mut Fleet) {
     let requests = (fleet.requests() - requests) / took;
     figures.add(label, "requests to ZooKeeper", "1/s", vec![requests], NONE);
     figures.add(label, "packets on loopback", "1/s", vec![carried / took], NONE);
+}
+
+/// What was promoted so far, though no primary had died: the monitors were too late for their own answers.
+fn false_alarms(figures: &mut Figures, label: &str, fleet: &mut Fleet) {
+    if let Servers::Played(stubs) = &mut fleet.servers {
+        let events = stubs.iter_mut().flat_map(Stub::events);
+        let promoted = events.filter(|(_, _, happened)| happened == "promoted").count();
+        figures.add(
+            label,
+            "promoted without a death, until then",
+            "",
+            vec![promoted as f64],
+            ("0", |count| count == 0.0),
+        );
+    }
 }
 
 /// Which server of a service is its primary.

@@ -1,12 +1,16 @@
-//! The Debian package: it holds what its services start, its programs pass the kill test, and systemd hears from them.
+//! The Debian package: it holds what its services start, installs on a Debian system that holds nothing else, its programs
+//! pass the kill test there, and systemd hears from them.
 
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use world::group::Group;
-use world::{WorkDir, programs, skip, wait};
+use world::netns::Hosts;
+use world::secure::Secure;
+use world::{Process, WorkDir, programs, skip, wait};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -28,9 +32,7 @@ fn the_package_holds_what_its_services_start() {
         return skip::skip("the_package_holds_what_its_services_start", "dpkg-deb is not installed");
     }
     let dir = WorkDir::new("package");
-    let programs = programs::path_of("monitor").parent().map(Path::to_path_buf).expect("a folder");
-    let built = run(Command::new(conf("deb/build")).arg(dir.path()).arg(&programs));
-    let package = built.lines().last().expect("the name of the package").to_owned();
+    let package = built(&dir);
     let root = dir.join("root");
     run(Command::new("dpkg-deb").arg("-x").arg(&package).arg(&root));
     let control = run(Command::new("dpkg-deb").arg("-I").arg(&package));
@@ -55,20 +57,30 @@ fn the_package_holds_what_its_services_start() {
     for script in ["postinst", "prerm", "postrm"] {
         run(Command::new("sh").arg("-n").arg(conf("deb").join(script)));
     }
-
-    // The kill test by this very program in another process, with the programs of the package.
-    let this = std::env::current_exe().expect("this test");
-    let mut again = Command::new(this);
-    again.args(["--ignored", "--exact", "kill_test_of_the_package"]);
-    run(again.env("ALBIREO_PROGRAMS", inside("/usr/lib/albireo")));
+    kill_test_with(&inside("/usr/lib/albireo"));
 }
 
-/// As in `kill.rs`, in short.
+/// By this very program in another process.
+fn kill_test_with(programs: &Path) {
+    let this = std::env::current_exe().expect("this test");
+    let arguments = ["--ignored", "--exact", "kill_test_of_the_package"];
+    run(Command::new(this).args(arguments).env("ALBIREO_PROGRAMS", programs));
+}
+
+/// The package with the programs that the other tests use.
+fn built(dir: &WorkDir) -> String {
+    let programs = programs::path_of("monitor").parent().map(Path::to_path_buf).expect("a folder");
+    let said = run(Command::new(conf("deb/build")).arg(dir.path()).arg(&programs));
+    said.lines().last().expect("the name of the package").to_owned()
+}
+
+/// With everything on that protects, in short (`security.rs` has the whole).
 #[test]
-#[ignore = "run by the test above, with the programs of the package"]
+#[ignore = "run by the other tests, with the programs of the package"]
 fn kill_test_of_the_package() {
     assert!(std::env::var_os("ALBIREO_PROGRAMS").is_some(), "which programs?");
-    let mut group = Group::of(2).start();
+    let secure = Secure::new();
+    let mut group = secure.group(2).start();
     let before = group.settled();
     let load = group.load();
     load.wait_for_writes(100, LIMIT);
@@ -77,6 +89,99 @@ fn kill_test_of_the_package() {
     load.wait_for_epoch_above(before.epoch, LIMIT);
     load.wait_for_writes(100, LIMIT);
     load.stop().assert_clean();
+}
+
+/// A Debian system in a folder, with nothing but what every one has.
+struct Clean {
+    dir: WorkDir,
+    root: PathBuf,
+}
+
+impl Clean {
+    /// From where this machine gets its own packages; or why not.
+    fn new() -> Result<Self, String> {
+        Hosts::available()?;
+        if Command::new("debootstrap").arg("--version").output().is_err() {
+            return Err("debootstrap is not installed".to_owned());
+        }
+        let release = std::fs::read_to_string("/etc/os-release").map_err(|e| e.to_string())?;
+        let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+        let codename = codename.ok_or("/etc/os-release has no VERSION_CODENAME")?;
+        let wanted = ["--format", "$(CODENAME) $(COMPONENT) $(SITE)", "Created-By: Packages"];
+        let sources = run(Command::new("apt-get").arg("indextargets").args(wanted));
+        let site = sources.lines().find_map(|line| line.strip_prefix(&format!("{codename} main ")));
+        let site = site.ok_or_else(|| format!("apt has no source of `{codename} main`"))?;
+        let dir = WorkDir::new("clean");
+        let root = dir.join("root");
+        run(Command::new("debootstrap").args(["--variant=minbase", codename]).arg(&root).arg(site));
+        Ok(Self { dir, root })
+    }
+
+    /// Runs this there, with nothing of this machine but the folders of the tests and a `/proc`, in mounts that nobody else
+    /// sees. What is started keeps its process id.
+    fn script(&self, user: &str, command: &str) -> String {
+        let (root, tests) = (self.root.display(), self.dir.path().parent().expect("a folder").display());
+        format!(
+            "exec unshare --mount sh -c 'mkdir -p {root}{tests} && mount --bind {tests} {root}{tests} && \
+             mount -t proc proc {root}/proc && exec chroot --userspec={user} {root} {command} \"$@\"' sh \"$@\"\n"
+        )
+    }
+
+    fn run(&self, command: &str) -> String {
+        run(Command::new("sh").arg("-c").arg(self.script("root", command)))
+    }
+
+    /// A program that does the same.
+    fn wrapper(&self, at: &Path, command: &str) {
+        std::fs::write(at, format!("#!/bin/sh\n{}", self.script("root", command))).expect("a file");
+        std::fs::set_permissions(at, std::fs::Permissions::from_mode(0o755)).expect("permissions");
+    }
+
+    /// What systemd would start for this unit.
+    fn command_of(&self, unit: &str) -> String {
+        let file = self.root.join("usr/lib/systemd/system").join(unit);
+        let text = std::fs::read_to_string(file).expect("a unit");
+        text.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("a command line").to_owned()
+    }
+}
+
+#[test]
+fn it_installs_on_a_clean_system() {
+    let clean = match Clean::new() {
+        Ok(clean) => clean,
+        Err(why) => return skip::skip("it_installs_on_a_clean_system", &why),
+    };
+    let package = built(&clean.dir);
+    clean.run(&format!("dpkg -i {package}"));
+    assert!(clean.run("getent passwd albireo").contains("/usr/sbin/nologin"));
+    for file in ["/etc/albireo/monitor.ini", "/etc/albireo/api.ini"] {
+        assert_eq!(clean.run(&format!("stat -c %a:%U:%G {file}")).trim(), "640:root:albireo");
+    }
+
+    // As their user, on a host of their own, so that the ports of the shipped files are free. Nobody else is there.
+    let hosts = Hosts::new(&["clean"]);
+    let services = [
+        ("albireo-monitor.service", "starts; admin on 127.0.0.1:"),
+        ("albireo-api.service", "listens on 127.0.0.1:"),
+    ];
+    for (unit, line) in services {
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(clean.script("albireo:albireo", &clean.command_of(unit)));
+        let mut process = hosts.host("clean").run(|| Process::of(unit, command));
+        process.wait_for_line(line, LIMIT);
+        let ended = process.terminate(LIMIT).expect("an end");
+        assert!(ended.success(), "{unit}: {ended}: {}", process.log());
+    }
+
+    let programs = clean.dir.join("programs");
+    std::fs::create_dir(&programs).expect("a folder");
+    for name in ["monitor", "api", "zoo-setup"] {
+        clean.wrapper(&programs.join(name), &format!("/usr/bin/albireo-{name}"));
+    }
+    kill_test_with(&programs);
+
+    clean.run("dpkg --purge albireo");
+    assert!(!clean.root.join("etc/albireo").exists(), "something is left");
 }
 
 /// What the programs tell their supervisor until then.

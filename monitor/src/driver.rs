@@ -126,7 +126,7 @@ pub(crate) enum About {
     Paused(Option<PausedRecord>),
     /// The same, read because the group asked.
     PausedAgain(Option<PausedRecord>),
-    /// The record was read at this call for it ([`Driver::vouch`]); `false`: it was not.
+    /// The record was read at this call for it ([`Driver::vouch`]), or, if there is nothing, it was not.
     Vouched(u64, Option<Event>),
 }
 
@@ -193,8 +193,9 @@ pub(crate) struct Driver {
     board: Board,
     /// The part of the services that was last looked at for it.
     part: u64,
-    /// Whether the peer knew the same records then.
+    /// Whether the peer knew the same records then, and whether something was told otherwise since.
     agreed: bool,
+    mixed: bool,
     /// Which records are known here, as a digest for the peer.
     note: u64,
     /// What pages follow.
@@ -272,6 +273,7 @@ impl Driver {
             board,
             part: 0,
             agreed: false,
+            mixed: false,
             note: 0,
             display: Display::new(),
             metrics: Metrics::new(),

@@ -73,6 +73,15 @@ impl Secure {
             .api_key("api", "token", API_TOKEN)
     }
 
+    /// The same, and TLS with ZooKeeper where the programs have that (feature `zookeeper-tls`).
+    pub fn group_with_all(&self, replicas: usize) -> Builder {
+        let group = self.group(replicas);
+        match cfg!(feature = "zookeeper-tls") {
+            true => group.zookeeper_tls(&self.certificates),
+            false => group,
+        }
+    }
+
     /// Who signed whom.
     pub fn certificates(&self) -> &Certificates {
         &self.certificates

@@ -64,7 +64,8 @@ fn the_package_holds_what_its_services_start() {
 fn kill_test_with(programs: &Path) {
     let this = std::env::current_exe().expect("this test");
     let arguments = ["--ignored", "--exact", "kill_test_of_the_package"];
-    run(Command::new(this).args(arguments).env("ALBIREO_PROGRAMS", programs));
+    let said = run(Command::new(this).args(arguments).env("ALBIREO_PROGRAMS", programs));
+    assert!(said.contains("1 passed"), "{said}");
 }
 
 /// The package with the programs that the other tests use.
@@ -80,7 +81,7 @@ fn built(dir: &WorkDir) -> String {
 fn kill_test_of_the_package() {
     assert!(std::env::var_os("ALBIREO_PROGRAMS").is_some(), "which programs?");
     let secure = Secure::new();
-    let mut group = secure.group(2).start();
+    let mut group = secure.group_with_all(2).start();
     let before = group.settled();
     let load = group.load();
     load.wait_for_writes(100, LIMIT);
@@ -108,12 +109,27 @@ impl Clean {
         let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
         let codename = codename.ok_or("/etc/os-release has no VERSION_CODENAME")?;
         let wanted = ["--format", "$(CODENAME) $(COMPONENT) $(SITE)", "Created-By: Packages"];
-        let sources = run(Command::new("apt-get").arg("indextargets").args(wanted));
-        let site = sources.lines().find_map(|line| line.strip_prefix(&format!("{codename} main ")));
-        let site = site.ok_or_else(|| format!("apt has no source of `{codename} main`"))?;
+        let sources = Command::new("apt-get").arg("indextargets").args(wanted).output();
+        let sources = String::from_utf8_lossy(&sources.map_err(|e| e.to_string())?.stdout).into_owned();
+        let site_of =
+            |suite: &str| sources.lines().find_map(|line| line.strip_prefix(&format!("{suite} main ")));
+        let site = site_of(codename).ok_or_else(|| format!("apt has no source of `{codename} main`"))?;
         let dir = WorkDir::new("clean");
         let root = dir.join("root");
-        run(Command::new("debootstrap").args(["--variant=minbase", codename]).arg(&root).arg(site));
+        // What it mounts vanishes with it, also when it is killed.
+        let mut make = Command::new("timeout");
+        make.args(["-k", "5", "480", "unshare", "--mount", "debootstrap", "--variant=minbase"]);
+        let updates = format!("{codename}-updates");
+        if site_of(&updates).is_some() {
+            make.arg(format!("--extra-suites={updates}")); // this machine may have libraries from there
+        }
+        let made = make.arg(codename).arg(&root).arg(site).stdin(Stdio::null()).output();
+        let made = made.map_err(|e| e.to_string())?;
+        if !made.status.success() {
+            let said = String::from_utf8_lossy(&made.stdout).into_owned();
+            let end = said.lines().last().unwrap_or_default();
+            return Err(format!("could not fetch a clean system ({}): {end}", made.status));
+        }
         Ok(Self { dir, root })
     }
 

@@ -1,4 +1,4 @@
-//! Everything that protects at once: TLS with client certificates and ACL users at Redis, ACLs at ZooKeeper, keyed heartbeats,
+//! Everything that protects at once: TLS with client certificates and ACL users at Redis, TLS and ACLs at ZooKeeper, keyed heartbeats,
 //! tokens, a Sentinel password. The kill test passes as without, and nobody gets in who does not know the secrets.
 
 use std::time::Duration;
@@ -78,7 +78,7 @@ fn doors(group: &mut Group) {
 #[test]
 fn the_kill_test_passes_with_everything_on() {
     let secure = Secure::new();
-    let mut group = secure.group(2).start();
+    let mut group = secure.group_with_all(2).start();
     doors(&mut group);
     let load = group.load();
     for _ in 0..3 {

@@ -19,7 +19,8 @@ use crate::metrics::{Listener, Refused};
 use crate::sentinel::{self, Desk};
 use crate::service::{Service, state_event};
 
-/// What changes without an event stands on the board within this time, or a heartbeat if that is longer.
+/// What changes without an event stands on the board within this time, within `down_after_ms` if that is less, or within
+/// a heartbeat if that is more.
 const TOLD_WITHIN: Duration = Duration::from_secs(1);
 
 /// A board on which nothing stands yet.
@@ -89,6 +90,7 @@ impl Driver {
     /// A service may have changed.
     pub(super) fn tell_board_of(&mut self, name: &str) {
         let (now, agreed) = (self.now(), self.peer_agrees());
+        self.mixed |= agreed != self.agreed;
         if let Some(service) = self.services.get(name) {
             tell(&mut self.board, service, agreed, now);
         }
@@ -122,11 +124,13 @@ impl Driver {
     }
 
     /// What changes of the services without an event, one part of them after the other: when a server was last heard. (When it
-    /// was not heard for too long is an event.) Whether the peer agrees concerns all of them, and is told at once.
+    /// was not heard for too long is an event.) Whether the peer agrees concerns all of them: a change is told of all at once.
     pub(super) fn tell_board_in_turn(&mut self) {
         let (now, agreed) = (self.now(), self.peer_agrees());
-        let parts = (TOLD_WITHIN.as_millis() / self.heartbeat().as_millis().max(1)).max(1) as u64;
-        let all = std::mem::replace(&mut self.agreed, agreed) != agreed;
+        let within = TOLD_WITHIN.min(self.around.config.detector.down_after);
+        let parts = (within.as_millis() / self.heartbeat().as_millis().max(1)).max(1) as u64;
+        let all = std::mem::take(&mut self.mixed) || agreed != self.agreed;
+        self.agreed = agreed;
         self.part = (self.part + 1) % parts;
         for service in self.services.each() {
             if all || service.id.incarnation % parts == self.part {
@@ -197,9 +201,11 @@ impl Driver {
         };
         let Some(read) = read else { return self.vouch(name) };
         service.vouched.1 = true;
-        let known = service.group.view().record.as_ref().is_some_and(|(state, version)| {
-            matches!(&read, Event::State(Stored::Is(is), at) if is == state && at == version)
-        });
+        let view = service.group.view();
+        let known = view.record_damaged.is_none()
+            && view.record.as_ref().is_some_and(|(state, version)| {
+                matches!(&read, Event::State(Stored::Is(is), at) if is == state && at == version)
+            });
         // After a stall all of a thousand records are read again, and hardly one is another.
         match known {
             true => self.tell_board_of(name),

@@ -363,3 +363,32 @@ async fn a_record_that_is_read_again_is_the_present_one() {
     driver.take(Input::Service(id, About::Vouched(call + 1, Some(read("b", 4)))));
     assert_eq!(seen(&driver), ((at("b"), 4), true));
 }
+
+/// What clients are told is looked at again in parts, which are all of it, and at once where it concerns all.
+#[tokio::test]
+async fn every_service_has_its_turn_on_the_board() {
+    let mut driver = driver();
+    let names: Vec<String> = (0..9).map(|number| format!("s{number}")).collect();
+    driver.take(Input::Discovered(names.clone()));
+    for name in &names {
+        let id = id(&driver, name);
+        driver.take(Input::Service(id.clone(), About::Event(Event::Store(true))));
+        driver.take(Input::Service(id, About::Event(Event::State(failover::Stored::Is(record("a")), 3))));
+    }
+    let vouch = |driver: &mut Driver, yes: bool| {
+        driver.services.each().for_each(|service| service.vouched.1 = yes);
+    };
+    let reader = driver.told();
+    let known = || reader.facts.borrow().services.values().filter(|service| service.known).count();
+    vouch(&mut driver, true);
+    assert_eq!(known(), 0, "nobody has looked");
+    // The defaults: a heartbeat is half of `down_after_ms`.
+    driver.tell_board_in_turn();
+    assert!((1..names.len()).contains(&known()), "{}", known());
+    driver.tell_board_in_turn();
+    assert_eq!(known(), names.len());
+    vouch(&mut driver, false);
+    driver.mixed = true;
+    driver.tell_board_in_turn();
+    assert_eq!(known(), 0);
+}

@@ -70,7 +70,7 @@ pub(super) struct Lanes {
 }
 
 /// Followers that read at the same time: thousands begin together, and again with each new session.
-const AT_ONCE: usize = 256;
+const AT_ONCE: usize = 128;
 
 struct Lane {
     link: Arc<Link>,

@@ -200,7 +200,7 @@ pub struct Group {
     publications: u64,
     published: Option<UnderWay>,
     timeline: Option<Timeline>,
-    /// When the connection to the recorded primary was last seen closed.
+    /// When the connection to the recorded primary was last seen closed, by it: over silence the probe gives it up itself.
     primary_closed: Option<Time>,
     /// Since when the primary is known to be lost.
     fault_at: Option<Time>,
@@ -621,12 +621,15 @@ impl Group {
     }
 
     fn closed(&mut self, addr: &Endpoint, now: Time) {
+        let silent = matches!(self.view.health(addr, now), Health::Silent(_));
         self.with(addr, |b| {
             b.detector.closed(now);
             b.greeted = None;
         });
         if self.view.state().is_some_and(|state| state.primary.addr == *addr) {
-            self.primary_closed = Some(now);
+            if !silent {
+                self.primary_closed = Some(now);
+            }
             // The replicas' word on it is wanted at once (R10), while a new connection is tried.
             let others: Vec<Endpoint> =
                 self.view.backends.keys().filter(|other| *other != addr).cloned().collect();

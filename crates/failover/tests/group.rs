@@ -5,7 +5,8 @@ mod common;
 use common::{Scene, at, entry, ms, primary, promoting, record, refused, replica, run};
 use failover::view::Announced;
 use failover::{
-    Action, Disqualified, Event, Fence, Health, Limits, Observation, Outcome, Reason, Role, Stored, Timeline,
+    Action, Disqualified, Event, Fence, Health, Limits, Observation, Outcome, Reason, Role, Stored, Time,
+    Timeline,
 };
 use topology::{Phase, State};
 
@@ -447,6 +448,22 @@ fn a_server_without_rights_for_the_credential_is_run_without_it() {
     assert_eq!(scene.now, ms(1003));
 }
 
+/// When the failover that is under way, and whose publication is asked for, says that the primary was lost.
+fn told_loss(scene: &mut Scene) -> Time {
+    scene.acts();
+    scene.stands(6);
+    scene.acts();
+    scene.ordered("b", Outcome::Done(Some(promoted())));
+    scene.acts();
+    scene.stands(7);
+    completed(scene).and_then(|timeline| timeline.begun).expect("a failover").lost
+}
+
+fn replicas_answer(scene: &mut Scene) {
+    scene.seen("b", replica("b", "a", true, 100));
+    scene.seen("c", replica("c", "a", true, 99));
+}
+
 /// The connection was closed once, long ago; what counts is when the primary was lost.
 #[test]
 fn a_failover_is_measured_from_the_loss_that_it_follows() {
@@ -462,17 +479,29 @@ fn a_failover_is_measured_from_the_loss_that_it_follows() {
     let lost = scene.now;
     for _ in 0..6 {
         scene.pass(100);
-        scene.seen("b", replica("b", "a", true, 100));
-        scene.seen("c", replica("c", "a", true, 99));
+        replicas_answer(&mut scene);
     }
-    scene.acts();
-    scene.stands(6);
-    scene.acts();
-    scene.ordered("b", Outcome::Done(Some(promoted())));
-    scene.acts();
-    scene.stands(7);
-    let begun = completed(&mut scene).and_then(|timeline| timeline.begun);
-    assert_eq!(begun.unwrap().lost, lost);
+    assert_eq!(told_loss(&mut scene), lost);
+}
+
+/// Whoever asks in vain gives its connection up in the end; the primary was lost before.
+#[test]
+fn a_connection_that_is_given_up_over_silence_is_not_the_loss() {
+    let limits = Limits::default();
+    for silent in [limits.down_after, limits.down_after - ms(1)] {
+        let mut scene = Scene::leading(record());
+        scene.pass(10);
+        scene.all_answer();
+        let last_byte = scene.now;
+        scene.now += silent;
+        scene.event(Event::Closed(at("a")));
+        let closed = scene.now;
+        scene.event(Event::ConnectionRefused(at("a")));
+        scene.seen("b", replica("b", "a", false, 100));
+        scene.seen("c", replica("c", "a", false, 99));
+        let expected = if silent < limits.down_after { closed } else { last_byte };
+        assert_eq!(told_loss(&mut scene), expected, "closed after {silent:?}");
+    }
 }
 
 /// One epoch means one primary and one set; whoever writes another under it is not one of us.

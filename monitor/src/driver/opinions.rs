@@ -130,7 +130,7 @@ impl Driver {
         });
     }
 
-    /// The same of all services: one that says nothing is not looked at otherwise.
+    /// Writes the opinions that changed, of all services: one that says nothing is not looked at otherwise.
     pub(super) fn write_opinions(&mut self) {
         if self.has_no_opinion() {
             return;
@@ -150,7 +150,7 @@ impl Driver {
         self.reign.is_some() || self.observes()
     }
 
-    /// Writes what this monitor cannot reach, when that changed.
+    /// Writes what this monitor cannot reach of a service, when that changed.
     pub(super) fn write_opinion(&mut self, name: &str) {
         if self.has_no_opinion() {
             return;

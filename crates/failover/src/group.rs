@@ -978,6 +978,7 @@ impl Group {
         let backends = self.view.backends.values().flat_map(|b| {
             [
                 b.detector.deadline(now, limits.down_after, limits.refused_grace),
+                b.detector.deadline(now, limits.opinion_after(), limits.refused_grace),
                 b.unattached_since.map(|since| since + limits.attach_timeout),
                 b.asked_at.map(|at| at + CONFIRM_WAIT),
                 b.detector.troubled_since().map(|since| since + limits.down_after),

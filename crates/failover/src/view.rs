@@ -52,6 +52,15 @@ pub struct Limits {
     pub cold_wait: Duration,
 }
 
+impl Limits {
+    /// Silence after which this monitor tells its peer that it cannot reach a server: one ping interval earlier than it would
+    /// call the server down itself, for the peer may have had its last answer up to that much before us, and our word takes a
+    /// write of ZooKeeper to arrive. A fifth of `down_after` at most, so that a stall (R13) does not pass for silence.
+    pub fn opinion_after(&self) -> Duration {
+        self.down_after - self.ping_interval.min(self.down_after / 5)
+    }
+}
+
 /// `min_in_sync` of the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MinInSync {
@@ -389,9 +398,14 @@ impl View {
 
     /// How a server does.
     pub fn health(&self, addr: &Endpoint, now: Time) -> Health {
+        self.health_by(addr, now, self.limits.down_after)
+    }
+
+    /// The same with another limit of silence.
+    fn health_by(&self, addr: &Endpoint, now: Time, down_after: Duration) -> Health {
         let l = &self.limits;
         match self.backends.get(addr) {
-            Some(b) => b.detector.health(now, 2 * l.ping_interval, l.down_after, l.refused_grace),
+            Some(b) => b.detector.health(now, 2 * l.ping_interval, down_after, l.refused_grace),
             None => Health::Unknown,
         }
     }
@@ -402,10 +416,11 @@ impl View {
         self.backends.get(addr).filter(|_| lives).and_then(Backend::current)
     }
 
-    /// The servers of which this monitor hears nothing: its opinion for the peer (R10). A refused connection is told
-    /// a little later: whoever leads sees it himself, and his publication is on its way at that very moment.
+    /// The servers of which this monitor hears nothing: its opinion for the peer (R10), told a little early
+    /// ([`Limits::opinion_after`]). A refused connection is told a little later: whoever leads sees it himself, and his
+    /// publication is on its way at that very moment.
     pub fn unreachable(&self, now: Time) -> BTreeSet<Endpoint> {
-        let gone = |addr: &&Endpoint| match self.health(addr, now) {
+        let gone = |addr: &&Endpoint| match self.health_by(addr, now, self.limits.opinion_after()) {
             Health::Refused(since) => now >= since + ASK_FOR,
             Health::Silent(_) => true,
             Health::Unknown | Health::Up | Health::Suspect | Health::Troubled(_) => false,

@@ -8,8 +8,8 @@ use common::{Scene, at, entry, ms, primary, promoting, record, replica};
 use failover::Outcome;
 use failover::view::{Announced, Fault};
 use failover::{
-    Event, Fence, Health, MinInSync, Observation, Outside, PeerOpinion, Reason, Role, Step, Stored, Trouble,
-    Unfit, decide,
+    Event, Fence, Health, Limits, MinInSync, Observation, Outside, PeerOpinion, Reason, Role, Step, Stored,
+    Trouble, Unfit, decide,
 };
 use topology::{State, Topology};
 
@@ -103,6 +103,25 @@ fn paused_with_a_peer_that_agrees_or_not() {
             }
             silence(&mut scene, 300, "a", 100);
         }
+    }
+}
+
+/// The peer is told before it is asked: what it hears goes through ZooKeeper, and its last answer may be younger than ours.
+#[test]
+fn an_opinion_is_ready_one_ping_interval_before_the_verdict() {
+    let mut scene = Scene::leading(record());
+    let last = scene.group.view().backends[&at("a")].detector.last_byte();
+    silence(&mut scene, 300, "a", 100);
+    scene.pass(90);
+    let view = scene.group.view();
+    assert!(view.unreachable(scene.now).is_empty());
+    let due = scene.group.poll_timeout().unwrap();
+    assert_eq!((due, view.unreachable(due)), (last + ms(400), [at("a")].into()));
+    assert_eq!((view.health(&at("a"), due), view.primary_fault(due)), (Health::Suspect, None));
+    for (ping_interval, down_after, opinion_after) in [(100, 500, 400), (100, 200, 160), (500, 5000, 4500)] {
+        let limits =
+            Limits { ping_interval: ms(ping_interval), down_after: ms(down_after), ..Limits::default() };
+        assert_eq!(limits.opinion_after(), ms(opinion_after));
     }
 }
 

@@ -1,25 +1,28 @@
 //! What became of a batch whose answer never came (R17).
 //!
-//! One task per service takes the lost batches, on a connection of its own, so that waiting for replicas holds up
+//! One task per service takes the lost batches, on connections of its own, so that waiting for replicas holds up
 //! nobody else. In each round, under one view: the lost connections are cut if the primary is still the same
 //! process; one script per batch writes the barrier and returns the marker; once every replica in sync has confirmed
 //! the barrier, a batch that is not in this history is sent again, and one that is there is acknowledged (with durability
 //! `async` that needs no confirmation). Whatever goes wrong, the round begins
 //! again, under the next view if there is one, until nobody waits for the outcome any more.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use failover::confirm::{Durability, Next, Settled, settle};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
-use wire::{Command, Link, LinkError, Reply, cmd};
+use topology::Endpoint;
+use wire::{Command, Link, LinkError, OpenError, Reply, cmd};
 
 use crate::flight::Inquiry;
-use crate::pool::{Lost, Pool};
+use crate::pool::{Lost, Pool, locked};
 use crate::queue::{Acknowledged, Written};
 use crate::script;
-use crate::view::View;
+use crate::view::{Source, View};
 
 /// How long one step may take before the connection is given up and the round begins again.
 const STEP: Duration = Duration::from_millis(500);
@@ -30,14 +33,14 @@ const LOOKS: u32 = 4;
 /// Before a round is tried again.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// How long the connection is kept when there is nothing to settle.
-const IDLE: Duration = Duration::from_secs(5);
+/// How often a connection that is kept is looked after.
+const LOOK_AFTER: Duration = Duration::from_secs(5);
 
 /// Why a round ended early; all of it is tried again.
 #[derive(Debug, thiserror::Error)]
 enum Again {
     #[error("no connection: {0}")]
-    Open(#[from] wire::OpenError),
+    Open(#[from] OpenError),
     #[error("another process answers there")]
     OtherProcess,
     #[error("{0}")]
@@ -57,52 +60,136 @@ enum Again {
 /// Settles what comes, for as long as the service lives.
 pub(crate) async fn run(pool: Arc<Pool>, mut lost: mpsc::UnboundedReceiver<Lost>) {
     let mut pending: Vec<Lost> = Vec::new();
-    let mut link: Option<Link> = None;
+    let mut links = Links::default();
     let mut views = pool.views.clone();
     loop {
         while let Ok(next) = lost.try_recv() {
             pending.push(next);
         }
         pending.retain(|lost| lost.batch.writes.iter().any(|write| !write.done.is_closed()));
+        let view = views.borrow_and_update().clone();
+        if let Some(view) = &view {
+            links.tend(&pool, view);
+        }
         if pending.is_empty() {
-            match timeout(IDLE, lost.recv()).await {
-                Ok(Some(next)) => pending.push(next),
-                Ok(None) => return,
-                Err(_) => link = None,
+            tokio::select! {
+                next = lost.recv() => match next {
+                    Some(next) => pending.push(next),
+                    None => return,
+                },
+                () = another_view(&mut views) => {}
             }
             continue;
         }
-        let view = views.borrow_and_update().clone();
         let Some(view) = view else { return };
-        let round = round(&pool, &view, &mut link, &mut pending);
         let ended = tokio::select! {
-            ended = round => Some(ended),
-            () = another_view(&mut views) => None,
+            ended = attempt(&pool, &view, &links, &mut pending) => ended,
+            // What was on its way when the view changed would be taken for the next answer: its link is dropped.
+            () = another_view(&mut views) => continue,
         };
-        match ended {
-            Some(Ok(())) => {}
-            // What was on its way on the link when the view changed would be taken for the next answer.
-            None => link = None,
-            Some(Err(why)) => {
-                tracing::debug!(service = pool.name, "settling: {why}");
-                pool.in_trouble(&view.primary, &why);
-                if !matches!(why, Again::Refused(_) | Again::NotHere | Again::Behind | Again::TooFew) {
-                    link = None;
-                }
-                // A server that is gone need not be asked so often; another view is acted on at once.
-                let pause = match why {
-                    Again::TooFew => 50 * PAUSE,
-                    Again::Open(_) => 5 * PAUSE,
-                    Again::OtherProcess
-                    | Again::Link(_)
-                    | Again::Slow
-                    | Again::Refused(_)
-                    | Again::NotHere
-                    | Again::Behind => PAUSE,
-                };
-                let _ = timeout(pause, another_view(&mut views)).await;
-            }
+        let Err(why) = ended else { continue };
+        tracing::debug!(service = pool.name, "settling: {why}");
+        pool.in_trouble(&view.primary, &why);
+        // A server that is gone need not be asked so often; another view is acted on at once.
+        let pause = match why {
+            Again::TooFew => 50 * PAUSE,
+            Again::Open(_) => 5 * PAUSE,
+            Again::OtherProcess
+            | Again::Link(_)
+            | Again::Slow
+            | Again::Refused(_)
+            | Again::NotHere
+            | Again::Behind => PAUSE,
+        };
+        let _ = timeout(pause, another_view(&mut views)).await;
+    }
+}
+
+/// One attempt over the connection that is kept, or over a new one.
+async fn attempt(
+    pool: &Arc<Pool>,
+    view: &Arc<View>,
+    links: &Links,
+    pending: &mut Vec<Lost>,
+) -> Result<(), Again> {
+    let mut link = match links.take(view) {
+        Some(link) => link,
+        None => open(pool, &view.primary).await?,
+    };
+    if link.run_id() != Some(view.run_id.as_str()) {
+        return Err(Again::OtherProcess);
+    }
+    let ended = round(pool, view, &mut link, pending).await;
+    if matches!(ended, Ok(()) | Err(Again::Refused(_) | Again::NotHere | Again::Behind | Again::TooFew)) {
+        links.put_back(&view.primary, link);
+    }
+    ended
+}
+
+async fn open(pool: &Pool, server: &Endpoint) -> Result<Link, OpenError> {
+    let login = (pool.options.login)(server);
+    Link::open(server, &login, "albireo-api", pool.options.connect_timeout).await
+}
+
+/// A connection to each server that is the primary or may be the next one. They are opened beforehand, for over TLS that takes
+/// milliseconds, and a server that was just promoted has others to greet.
+#[derive(Default)]
+struct Links(BTreeMap<Endpoint, Kept>);
+
+struct Kept {
+    link: Arc<Mutex<Option<Link>>>,
+    keeper: JoinHandle<()>,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+impl Links {
+    /// Begins to keep those of this view, and lets go of all others.
+    fn tend(&mut self, pool: &Arc<Pool>, view: &View) {
+        let wanted = || view.in_sync.iter().map(|entry| &entry.addr).chain([&view.primary]);
+        self.0.retain(|server, _| wanted().any(|wanted| wanted == server));
+        for server in wanted().filter(|_| view.source == Source::State) {
+            self.0.entry(server.clone()).or_insert_with(|| {
+                let link = Arc::default();
+                let keeper = tokio::spawn(keep(pool.clone(), server.clone(), Arc::clone(&link)));
+                Kept { link, keeper }
+            });
         }
+    }
+
+    /// The one to the primary, if it leads to the process that the view names.
+    fn take(&self, view: &View) -> Option<Link> {
+        let link = locked(&self.0.get(&view.primary)?.link).take();
+        link.filter(|link| link.run_id() == Some(view.run_id.as_str()))
+    }
+
+    fn put_back(&self, server: &Endpoint, link: Link) {
+        if let Some(kept) = self.0.get(server) {
+            *locked(&kept.link) = Some(link);
+        }
+    }
+}
+
+/// Keeps a connection open as long as nobody uses it, and sees to it that it leads somewhere.
+async fn keep(pool: Arc<Pool>, server: Endpoint, kept: Arc<Mutex<Option<Link>>>) {
+    loop {
+        let link = locked(&kept).take();
+        let lives = match link {
+            Some(mut link) => call(&mut link, &[cmd!["PING"]]).await.is_ok().then_some(link),
+            None => None,
+        };
+        let link = match lives {
+            Some(link) => Some(link),
+            None => open(&pool, &server).await.ok(),
+        };
+        if let Some(link) = link {
+            locked(&kept).get_or_insert(link);
+        }
+        sleep(LOOK_AFTER).await;
     }
 }
 
@@ -112,24 +199,8 @@ async fn another_view(views: &mut watch::Receiver<Option<Arc<View>>>) {
     }
 }
 
-/// One attempt at everything that is pending, under one view. What is settled leaves `pending`.
-async fn round(
-    pool: &Pool,
-    view: &Arc<View>,
-    link: &mut Option<Link>,
-    pending: &mut Vec<Lost>,
-) -> Result<(), Again> {
-    if link.as_ref().is_none_or(|link| link.run_id() != Some(view.run_id.as_str())) {
-        *link = None;
-        let limit = pool.options.connect_timeout;
-        let login = (pool.options.login)(&view.primary);
-        let fresh = Link::open(&view.primary, &login, "albireo-api", limit).await?;
-        if fresh.run_id() != Some(view.run_id.as_str()) {
-            return Err(Again::OtherProcess);
-        }
-        *link = Some(fresh);
-    }
-    let Some(link) = link else { return Err(Again::OtherProcess) };
+/// Everything that is pending, under one view. What is settled leaves `pending`.
+async fn round(pool: &Pool, view: &Arc<View>, link: &mut Link, pending: &mut Vec<Lost>) -> Result<(), Again> {
     cut(pool, view, link, pending).await?;
     let markers = ask(pool, view, link, pending).await?;
     if pending.is_empty() {

@@ -98,6 +98,33 @@ fn applied_and_replicated_before_the_primary_died() {
     assert_eq!(stage.stored(1, "a").as_deref(), Some("1"));
 }
 
+/// The connections of the API at a server, by the numbers that the server gives them.
+fn connections(stage: &Stage, server: usize) -> Vec<String> {
+    let list = stage.redis[server].cmd(&["CLIENT", "LIST"]).text().to_owned();
+    let ours = list.lines().filter(|line| line.contains(" name=albireo-api "));
+    ours.filter_map(|line| Some(line.split(' ').next()?.to_owned())).collect()
+}
+
+/// A server that was just promoted has its replicas to greet, which over TLS takes it milliseconds; nobody else comes anew.
+#[test]
+fn what_the_old_primary_left_open_is_settled_over_a_connection_that_was_there_before() {
+    let mut stage = Stage::new(3);
+    let mut before = Vec::new();
+    wait::until("two lanes for reads, one for writes, and one to settle", LONG, || {
+        before = connections(&stage, 1);
+        wait::holds(before.len() == 4, || format!("{before:?}"))
+    });
+    stage.proxies[0].swallow_replies();
+    let answer = put_while(&mut stage, "a", "1", |stage| {
+        stage.wait_stored(1, "a", "1");
+        stage.redis[0].kill();
+        stage.decide(1, &[2]);
+        stage.carry_out();
+    });
+    assert_eq!((answer.status, settled(&stage, "applied")), (200, 1.0), "{answer:?}");
+    assert_eq!(connections(&stage, 1), before);
+}
+
 #[test]
 fn not_applied_before_the_primary_died() {
     let mut stage = Stage::new(3);

@@ -64,16 +64,22 @@ pub fn refusal(state: &State, entry: &InSync, seen: &Observation) -> Option<Disq
         Role::Replica { syncing: true, .. } => return Some(Disqualified::Syncing),
         Role::Replica { .. } => {}
     }
-    let fence = match seen.fence {
-        Fence::At(fence) if fence >= entry.since => fence,
+    match seen.fence {
+        Fence::At(fence) if fence >= entry.since => {}
         Fence::At(fence) => return Some(Disqualified::FenceTooOld { fence, since: entry.since }),
         Fence::Absent | Fence::Unreadable => return Some(Disqualified::NoFence),
-    };
-    let recorded = &state.primary.replid;
-    let known = !seen.replid.is_empty() && (entry.may_stand_at(&seen.replid) || seen.replid == *recorded);
-    // While the new primary's replication id is not recorded yet, its stamp proves as much.
-    let stamped = recorded.is_empty() && fence >= state.promoted;
-    (!known && !stamped).then_some(Disqualified::OtherHistory)
+    }
+    let known = !seen.replid.is_empty() && entry.may_stand_at(&seen.replid);
+    (!known && !stands_at_the_last(state, seen)).then_some(Disqualified::OtherHistory)
+}
+
+/// Whether what was seen is the history of the recorded primary, so that it went on from wherever it stood before.
+pub(crate) fn stands_at_the_last(state: &State, seen: &Observation) -> bool {
+    match state.primary.replid.as_str() {
+        // Not recorded yet: the stamp of the promotion proves as much.
+        "" => matches!(seen.fence, Fence::At(fence) if fence >= state.promoted),
+        recorded => seen.replid == recorded,
+    }
 }
 
 /// R4 on all that is known of a member now.

@@ -563,9 +563,12 @@ pub(crate) fn promotion(
         matches!(candidate::disqualified(view, old, &entry.addr, now), None | Some(Disqualified::Never))
     };
     for entry in others().filter(eligible) {
-        let replid =
-            view.current(&entry.addr, now).map_or_else(|| entry.replid.clone(), |s| s.replid.clone());
-        in_sync.push(InSync { replid, later: Vec::new(), ..entry.clone() }.after(&old.primary.replid));
+        // What was seen of it may be older than the promotions since then, and it may have gone on to any of them.
+        let there = view.current(&entry.addr, now).filter(|seen| candidate::stands_at_the_last(old, seen));
+        in_sync.push(match there {
+            Some(seen) => InSync { replid: seen.replid.clone(), later: Vec::new(), ..entry.clone() },
+            None => entry.clone().after(&old.primary.replid),
+        });
     }
     in_sync.extend(further);
     let min_in_sync = view.limits.min_in_sync(old.members.len());

@@ -115,6 +115,27 @@ fn an_offset_counts_only_if_it_was_asked_for_after_the_loss() {
     assert_eq!(best(scene.group.view(), &record(), lost, scene.now), Some(at("b")));
 }
 
+/// What c said last was said before it followed two further primaries, or may have: none of them is forgotten for that.
+#[test]
+fn an_old_answer_makes_no_history_forgotten_that_came_after_it() {
+    let mut state = record();
+    state.primary.replid = "h3".into();
+    state.in_sync[1].later = vec!["h2".into()];
+    let mut scene = Scene::leading(state);
+    scene.pass(1);
+    scene.seen("c", replica("c", "a", false, 90)); // h1
+    scene.event(Event::Closed(at("c")));
+    scene.pass(300);
+    scene.seen("b", Observation { replid: "h3".into(), ..replica("b", "a", true, 100) });
+    scene.kill("a");
+    scene.pass(1);
+    scene.seen("b", Observation { replid: "h3".into(), ..replica("b", "a", false, 100) });
+    scene.pass(30);
+    let next = scene.published_last().expect("b takes over");
+    let c = next.in_sync(&at("c")).expect("it is silent for less than down_after").clone();
+    assert_eq!((c.replid.as_str(), c.later), ("h1", vec!["h2".to_owned(), "h3".to_owned()]));
+}
+
 /// c followed a (h2) before it fell silent, and nobody saw it there: its entry still says h1. It holds all that was confirmed.
 #[test]
 fn one_that_nobody_heard_may_stand_at_the_history_of_any_primary_since() {

@@ -271,7 +271,7 @@ impl<'a> Session<'a> {
         self.adopt(view)?;
         loop {
             self.send().await?;
-            let proof_due = self.primary && !self.writes && !self.proof_out;
+            let proof_due = self.primary && !self.writes && !self.proof_out && self.writes_out == 0;
             let quick = self.kind == Kind::Quick;
             let room = quick && self.reads_out == 0;
             let round = !quick && self.writes && self.flight.round.is_none();

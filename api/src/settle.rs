@@ -34,7 +34,7 @@ const LOOKS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// How often a connection that is kept is looked after.
-const LOOK_AFTER: Duration = Duration::from_secs(5);
+const LOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a round ended early; all of it is tried again.
 #[derive(Debug, thiserror::Error)]
@@ -93,13 +93,8 @@ pub(crate) async fn run(pool: Arc<Pool>, mut lost: mpsc::UnboundedReceiver<Lost>
         // A server that is gone need not be asked so often; another view is acted on at once.
         let pause = match why {
             Again::TooFew => 50 * PAUSE,
-            Again::Open(_) => 5 * PAUSE,
-            Again::OtherProcess
-            | Again::Link(_)
-            | Again::Slow
-            | Again::Refused(_)
-            | Again::NotHere
-            | Again::Behind => PAUSE,
+            Again::Open(_) | Again::OtherProcess => 5 * PAUSE,
+            Again::Link(_) | Again::Slow | Again::Refused(_) | Again::NotHere | Again::Behind => PAUSE,
         };
         let _ = timeout(pause, another_view(&mut views)).await;
     }
@@ -184,7 +179,8 @@ async fn keep(pool: Arc<Pool>, server: Endpoint, kept: Arc<Mutex<Option<Link>>>)
         };
         let link = match lives {
             Some(link) => Some(link),
-            None => open(&pool, &server).await.ok(),
+            // Of one that does not tell which process it is nothing can be learned.
+            None => open(&pool, &server).await.ok().filter(|link| link.run_id().is_some()),
         };
         if let Some(link) = link {
             locked(&kept).get_or_insert(link);

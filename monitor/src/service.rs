@@ -187,7 +187,7 @@ impl Service {
         before.is_some_and(|before| before.observation == *observation)
             && matches!(view.health(addr, now), Health::Up | Health::Suspect)
             && self.words.is_empty()
-            && self.opinion.as_ref().is_none_or(|told| !told.contains(addr))
+            && (view.reign.is_some() || self.opinion.as_ref().is_none_or(|told| !told.contains(addr)))
             && mass::is_lost(view, now) == self.lost
     }
 

@@ -975,10 +975,15 @@ impl Group {
     /// Moments at which the decision may change although nothing happens.
     fn deadlines(&self, now: Time) -> Option<Time> {
         let limits = &self.view.limits;
+        // Whoever leads is not asked for his opinion.
+        let silent_after = match self.view.reign {
+            Some(_) => limits.down_after,
+            None => limits.opinion_after(),
+        };
         let backends = self.view.backends.values().flat_map(|b| {
             [
                 b.detector.deadline(now, limits.down_after, limits.refused_grace),
-                b.detector.deadline(now, limits.opinion_after(), limits.refused_grace),
+                b.detector.deadline(now, silent_after, limits.refused_grace),
                 b.unattached_since.map(|since| since + limits.attach_timeout),
                 b.asked_at.map(|at| at + CONFIRM_WAIT),
                 b.detector.troubled_since().map(|since| since + limits.down_after),

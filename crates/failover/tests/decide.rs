@@ -106,10 +106,10 @@ fn paused_with_a_peer_that_agrees_or_not() {
     }
 }
 
-/// The peer is told before it is asked: what it hears goes through ZooKeeper, and its last answer may be younger than ours.
+/// Who leads is told before he needs it: our word goes through ZooKeeper, and our last answer may be younger than his.
 #[test]
 fn an_opinion_is_ready_one_ping_interval_before_the_verdict() {
-    let mut scene = Scene::leading(record());
+    let mut scene = Scene::passive(record());
     let last = scene.group.view().backends[&at("a")].detector.last_byte();
     silence(&mut scene, 300, "a", 100);
     scene.pass(90);

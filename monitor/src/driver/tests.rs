@@ -5,7 +5,7 @@ use std::io::Write;
 use std::sync::Mutex;
 
 use failover::view::{Announced, Paused as Pausing};
-use failover::{Outcome, Refused};
+use failover::{Fence, Observation, Outcome, Refused, Role};
 use topology::zookeeper::SessionPhase;
 use topology::{State, Topology};
 
@@ -333,6 +333,39 @@ async fn inputs_without_end_are_a_stall() {
     assert!(driver.now() >= begun + stall, "not before it was long");
     assert_eq!(told(&driver), (1, true), "all silence is measured anew from here, so that it may be judged");
     assert!(!driver.keeps_up(true), "and so on");
+}
+
+/// What was told of a server that answers again is taken back at once, by whoever is asked for his opinion.
+#[tokio::test]
+async fn an_answer_of_one_that_was_told_to_be_out_of_reach_is_news() {
+    let mut driver = driver();
+    driver.take(Input::Discovered(vec!["posts".into()]));
+    let (id, now) = (id(&driver, "posts"), driver.now());
+    driver.take(Input::Service(id.clone(), topology("a")));
+    let observation = Arc::new(Observation {
+        run_id: "r".into(),
+        role: Role::Primary { replicas: Vec::new() },
+        replid: "h".into(),
+        offset: 1,
+        fence: Fence::Absent,
+        shows_as: "a:1".into(),
+        tick: None,
+        empty: false,
+        credential: None,
+        read_only: false,
+    });
+    let seen = || Event::Seen(at("a"), now, observation.clone());
+    driver.take(Input::Service(id.clone(), About::Event(Event::Opened(at("a")))));
+    driver.take(Input::Service(id, About::Event(seen())));
+    let at_rest = |driver: &mut Driver, told: &[&str]| {
+        let service = driver.services.get_mut("posts").unwrap();
+        service.opinion = Some(told.iter().map(|name| at(name)).collect());
+        service.is_at_rest(&seen(), now)
+    };
+    assert!(at_rest(&mut driver, &[]) && at_rest(&mut driver, &["b"]));
+    assert!(!at_rest(&mut driver, &["a"]));
+    driver.group("posts", Event::Reign(Some(1)));
+    assert!(at_rest(&mut driver, &["a"]), "whoever leads has no opinion");
 }
 
 /// After a stall the records of all services are read again. One that is as it was is only vouched for; another one counts.

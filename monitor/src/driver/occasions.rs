@@ -18,15 +18,21 @@ impl Driver {
         self.hook(name, Occasion::Failover, facts);
     }
 
-    /// Compares every server with what was told of it. What is seen for the first time is no news.
     pub(super) fn tell_hooks(&mut self) {
+        for (name, occasion, facts) in self.hook_news() {
+            self.hook(&name, occasion, facts);
+        }
+    }
+
+    /// Compares every server with what was told of it. What is seen for the first time is no news.
+    pub(super) fn hook_news(&mut self) -> Vec<(String, Occasion, Value)> {
         let (now, leads) = (self.now(), self.reign.is_some());
         let mut news: Vec<(String, Occasion, Value)> = Vec::new();
         for service in self.services.each() {
             let view = service.group.view();
             let epoch = view.state().map(|state| state.epoch);
             for addr in view.backends.keys() {
-                let before = service.hooked.get(addr).copied();
+                let before = service.hooked.get(addr).copied().or_else(|| answered(view, addr));
                 let Some((down, role)) = looks(view, addr, before, now) else { continue };
                 service.hooked.insert(addr.clone(), (down, role));
                 let Some((was_down, was)) = before.filter(|_| leads) else { continue };
@@ -40,15 +46,26 @@ impl Driver {
                 }
             }
         }
-        for (name, occasion, facts) in news {
-            self.hook(&name, occasion, facts);
-        }
+        news
     }
 
     fn hook(&mut self, name: &str, occasion: Occasion, facts: Value) {
         if let Value::Object(facts) = facts {
             self.hooks.tell(name, occasion, facts);
         }
+    }
+}
+
+/// One that has answered was up then, though it may be gone before the first heartbeat.
+fn answered(view: &View, addr: &Endpoint) -> Option<(bool, &'static str)> {
+    let seen = view.backends.get(addr)?.seen.as_ref()?;
+    Some((false, word(&seen.observation.role)))
+}
+
+fn word(role: &Role) -> &'static str {
+    match role {
+        Role::Primary { .. } => "primary",
+        Role::Replica { .. } => "replica",
     }
 }
 
@@ -59,10 +76,7 @@ fn looks(
     before: Option<(bool, &'static str)>,
     now: Time,
 ) -> Option<(bool, &'static str)> {
-    let role = view.current(addr, now).map(|seen| match seen.role {
-        Role::Primary { .. } => "primary",
-        Role::Replica { .. } => "replica",
-    });
+    let role = view.current(addr, now).map(|seen| word(&seen.role));
     let down = match view.health(addr, now) {
         Health::Refused(_) | Health::Silent(_) => Some(true),
         Health::Up => Some(false),

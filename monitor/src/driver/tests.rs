@@ -10,6 +10,7 @@ use topology::zookeeper::SessionPhase;
 use topology::{State, Topology};
 
 use super::*;
+use crate::hooks::Occasion;
 
 const FILE: &str = "[zookeeper]\nhosts = 127.0.0.1:1\ndiscover = /all\n";
 
@@ -335,14 +336,8 @@ async fn inputs_without_end_are_a_stall() {
     assert!(!driver.keeps_up(true), "and so on");
 }
 
-/// What was told of a server that answers again is taken back at once, by whoever is asked for his opinion.
-#[tokio::test]
-async fn an_answer_of_one_that_was_told_to_be_out_of_reach_is_news() {
-    let mut driver = driver();
-    driver.take(Input::Discovered(vec!["posts".into()]));
-    let (id, now) = (id(&driver, "posts"), driver.now());
-    driver.take(Input::Service(id.clone(), topology("a")));
-    let observation = Arc::new(Observation {
+fn observation() -> Observation {
+    Observation {
         run_id: "r".into(),
         role: Role::Primary { replicas: Vec::new() },
         replid: "h".into(),
@@ -353,7 +348,39 @@ async fn an_answer_of_one_that_was_told_to_be_out_of_reach_is_news() {
         empty: false,
         credential: None,
         read_only: false,
-    });
+    }
+}
+
+/// A server may be gone before the first heartbeat after it answered.
+#[tokio::test]
+async fn hooks_hear_of_the_death_of_whoever_has_answered() {
+    let mut driver = driver();
+    driver.take(Input::Discovered(vec!["posts".into()]));
+    let (id, now) = (id(&driver, "posts"), driver.now());
+    driver.take(Input::Service(id.clone(), topology("a")));
+    driver.reign = Some(1);
+    let refused = |driver: &mut Driver| {
+        for event in [Event::Closed(at("a")), Event::ConnectionRefused(at("a"))] {
+            driver.take(Input::Service(id.clone(), About::Event(event)));
+        }
+        driver.hook_news().into_iter().map(|(_, occasion, _)| occasion).collect::<Vec<_>>()
+    };
+    assert_eq!(refused(&mut driver), [], "it never answered");
+    for event in [Event::Opened(at("a")), Event::Seen(at("a"), now, observation().into())] {
+        driver.take(Input::Service(id.clone(), About::Event(event)));
+    }
+    assert_eq!(refused(&mut driver), [Occasion::Down]);
+    assert_eq!(refused(&mut driver), [], "once");
+}
+
+/// What was told of a server that answers again is taken back at once, by whoever is asked for his opinion.
+#[tokio::test]
+async fn an_answer_of_one_that_was_told_to_be_out_of_reach_is_news() {
+    let mut driver = driver();
+    driver.take(Input::Discovered(vec!["posts".into()]));
+    let (id, now) = (id(&driver, "posts"), driver.now());
+    driver.take(Input::Service(id.clone(), topology("a")));
+    let observation = Arc::new(observation());
     let seen = || Event::Seen(at("a"), now, observation.clone());
     driver.take(Input::Service(id.clone(), About::Event(Event::Opened(at("a")))));
     driver.take(Input::Service(id, About::Event(seen())));

@@ -424,6 +424,6 @@ fn start_lanes(pool: &Arc<Pool>, addr: &Endpoint) -> Staffed {
 }
 
 /// A panic elsewhere leaves what is guarded here in order.
-pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

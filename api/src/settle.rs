@@ -8,18 +8,18 @@
 //! again, under the next view if there is one, until nobody waits for the outcome any more.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use failover::confirm::{Durability, Next, Settled, settle};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, MutexGuard, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use topology::Endpoint;
 use wire::{Command, Link, LinkError, OpenError, Reply, cmd};
 
 use crate::flight::Inquiry;
-use crate::pool::{Lost, Pool, locked};
+use crate::pool::{Lost, Pool};
 use crate::queue::{Acknowledged, Written};
 use crate::script;
 use crate::view::{Source, View};
@@ -107,7 +107,9 @@ async fn attempt(
     links: &Links,
     pending: &mut Vec<Lost>,
 ) -> Result<(), Again> {
-    let mut link = match links.take(view) {
+    let mut place = links.place(&view.primary);
+    let kept = place.as_mut().and_then(|place| place.take());
+    let mut link = match kept.filter(|link| link.run_id() == Some(view.run_id.as_str())) {
         Some(link) => link,
         None => open(pool, &view.primary).await?,
     };
@@ -115,8 +117,10 @@ async fn attempt(
         return Err(Again::OtherProcess);
     }
     let ended = round(pool, view, &mut link, pending).await;
-    if matches!(ended, Ok(()) | Err(Again::Refused(_) | Again::NotHere | Again::Behind | Again::TooFew)) {
-        links.put_back(&view.primary, link);
+    let goes_on =
+        matches!(ended, Ok(()) | Err(Again::Refused(_) | Again::NotHere | Again::Behind | Again::TooFew));
+    if let Some(mut place) = place.filter(|_| goes_on) {
+        *place = Some(link);
     }
     ended
 }
@@ -156,34 +160,26 @@ impl Links {
         }
     }
 
-    /// The one to the primary, if it leads to the process that the view names.
-    fn take(&self, view: &View) -> Option<Link> {
-        let link = locked(&self.0.get(&view.primary)?.link).take();
-        link.filter(|link| link.run_id() == Some(view.run_id.as_str()))
-    }
-
-    fn put_back(&self, server: &Endpoint, link: Link) {
-        if let Some(kept) = self.0.get(server) {
-            *locked(&kept.link) = Some(link);
-        }
+    /// Where the one to this server is, unless its keeper is looking after it just now. Whoever holds the place uses the
+    /// connection, and nobody opens another one meanwhile.
+    fn place(&self, server: &Endpoint) -> Option<MutexGuard<'_, Option<Link>>> {
+        self.0.get(server)?.link.try_lock().ok()
     }
 }
 
 /// Keeps a connection open as long as nobody uses it, and sees to it that it leads somewhere.
 async fn keep(pool: Arc<Pool>, server: Endpoint, kept: Arc<Mutex<Option<Link>>>) {
     loop {
-        let link = locked(&kept).take();
-        let lives = match link {
-            Some(mut link) => call(&mut link, &[cmd!["PING"]]).await.is_ok().then_some(link),
-            None => None,
-        };
-        let link = match lives {
-            Some(link) => Some(link),
-            // Of one that does not tell which process it is nothing can be learned.
-            None => open(&pool, &server).await.ok().filter(|link| link.run_id().is_some()),
-        };
-        if let Some(link) = link {
-            locked(&kept).get_or_insert(link);
+        if let Ok(mut place) = kept.try_lock() {
+            let lives = match place.take() {
+                Some(mut link) => call(&mut link, &[cmd!["PING"]]).await.is_ok().then_some(link),
+                None => None,
+            };
+            *place = match lives {
+                Some(link) => Some(link),
+                // Of one that does not tell which process it is nothing can be learned.
+                None => open(&pool, &server).await.ok().filter(|link| link.run_id().is_some()),
+            };
         }
         sleep(LOOK_AFTER).await;
     }

@@ -1,5 +1,6 @@
 //! Everything that protects at once: TLS with client certificates and ACL users at Redis, ACLs at ZooKeeper, and TLS there
-//! where the programs have that, keyed heartbeats, tokens, a Sentinel password. The kill test passes as without, and nobody gets in who does not know the secrets.
+//! where the programs have that, keyed heartbeats, tokens, a Sentinel password. The kill test passes as without, and nobody
+//! gets in who does not know the secrets.
 
 use std::time::Duration;
 

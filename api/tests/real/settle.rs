@@ -82,16 +82,21 @@ fn not_applied_at_the_same_process_and_never_will_be() {
     });
 }
 
-#[test]
-fn applied_and_replicated_before_the_primary_died() {
-    let mut stage = Stage::new(3);
+/// Writes a = 1, which is applied and replicated; then the primary dies without an answer, and another one takes over.
+fn put_while_the_primary_dies(stage: &mut Stage) -> Answer {
     stage.proxies[0].swallow_replies();
-    let answer = put_while(&mut stage, "a", "1", |stage| {
+    put_while(stage, "a", "1", |stage| {
         stage.wait_stored(1, "a", "1");
         stage.redis[0].kill();
         stage.decide(1, &[2]);
         stage.carry_out();
-    });
+    })
+}
+
+#[test]
+fn applied_and_replicated_before_the_primary_died() {
+    let mut stage = Stage::new(3);
+    let answer = put_while_the_primary_dies(&mut stage);
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(pair(&answer), (stage.addr(1).to_string(), 2));
     assert_eq!((settled(&stage, "applied"), settled(&stage, "not_applied")), (1.0, 0.0));
@@ -114,13 +119,7 @@ fn what_the_old_primary_left_open_is_settled_over_a_connection_that_was_there_be
         before = connections(&stage, 1);
         wait::holds(before.len() == 4, || format!("{before:?}"))
     });
-    stage.proxies[0].swallow_replies();
-    let answer = put_while(&mut stage, "a", "1", |stage| {
-        stage.wait_stored(1, "a", "1");
-        stage.redis[0].kill();
-        stage.decide(1, &[2]);
-        stage.carry_out();
-    });
+    let answer = put_while_the_primary_dies(&mut stage);
     assert_eq!((answer.status, settled(&stage, "applied")), (200, 1.0), "{answer:?}");
     assert_eq!(connections(&stage, 1), before);
 }

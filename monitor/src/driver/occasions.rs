@@ -59,10 +59,10 @@ impl Driver {
 /// One that has answered was up then, though it may be gone before the first heartbeat.
 fn answered(view: &View, addr: &Endpoint) -> Option<(bool, &'static str)> {
     let seen = view.backends.get(addr)?.seen.as_ref()?;
-    Some((false, word(&seen.observation.role)))
+    Some((false, role_word(&seen.observation.role)))
 }
 
-fn word(role: &Role) -> &'static str {
+fn role_word(role: &Role) -> &'static str {
     match role {
         Role::Primary { .. } => "primary",
         Role::Replica { .. } => "replica",
@@ -76,7 +76,7 @@ fn looks(
     before: Option<(bool, &'static str)>,
     now: Time,
 ) -> Option<(bool, &'static str)> {
-    let role = view.current(addr, now).map(|seen| word(&seen.role));
+    let role = view.current(addr, now).map(|seen| role_word(&seen.role));
     let down = match view.health(addr, now) {
         Health::Refused(_) | Health::Silent(_) => Some(true),
         Health::Up => Some(false),

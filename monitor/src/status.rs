@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use failover::view::{Announced, View};
-use failover::{Health, Role, Time};
+use failover::{Health, Time};
 use serde_json::{Value, json};
 use topology::{Endpoint, Phase};
 
@@ -53,10 +53,7 @@ fn member(service: &Service, view: &View, addr: &Endpoint, now: Time) -> Value {
     let seen = view.backends.get(addr).and_then(|backend| backend.seen.as_ref());
     // What one that is gone was when it answered last says nothing.
     let there = seen.filter(|_| health.gone_since().is_none());
-    let role = there.map_or("unknown", |seen| match seen.observation.role {
-        Role::Primary { .. } => "primary",
-        Role::Replica { .. } => "replica",
-    });
+    let role = there.map_or("unknown", |seen| seen.observation.role.word());
     let recorded = view.state().is_some_and(|state| state.primary.addr == *addr);
     let refusal = view.state().and_then(|state| failover::candidate::disqualified(view, state, addr, now));
     let words = service.words.get(addr).filter(|_| matches!(health, Health::Troubled(_)));

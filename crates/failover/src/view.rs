@@ -149,6 +149,16 @@ pub enum Role {
     },
 }
 
+impl Role {
+    /// One word for status and hooks.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Role::Primary { .. } => "primary",
+            Role::Replica { .. } => "replica",
+        }
+    }
+}
+
 /// The key `albireo:fence` as it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fence {

@@ -1,7 +1,7 @@
 //! What the hooks are told, by the monitor that leads: failovers when they are complete, other roles and deaths once a
 //! heartbeat.
 
-use failover::{Health, Role, Time, Timeline, View};
+use failover::{Health, Time, Timeline, View};
 use serde_json::{Map, Value, json};
 use topology::Endpoint;
 
@@ -59,14 +59,7 @@ impl Driver {
 /// One that has answered was up then, though it may be gone before the first heartbeat.
 fn answered(view: &View, addr: &Endpoint) -> Option<(bool, &'static str)> {
     let seen = view.backends.get(addr)?.seen.as_ref()?;
-    Some((false, role_word(&seen.observation.role)))
-}
-
-fn role_word(role: &Role) -> &'static str {
-    match role {
-        Role::Primary { .. } => "primary",
-        Role::Replica { .. } => "replica",
-    }
+    Some((false, seen.observation.role.word()))
 }
 
 /// Whether a server is down, and its role; the last known ones where nothing is known now.
@@ -76,7 +69,7 @@ fn looks(
     before: Option<(bool, &'static str)>,
     now: Time,
 ) -> Option<(bool, &'static str)> {
-    let role = view.current(addr, now).map(|seen| role_word(&seen.role));
+    let role = view.current(addr, now).map(|seen| seen.role.word());
     let down = match view.health(addr, now) {
         Health::Refused(_) | Health::Silent(_) => Some(true),
         Health::Up => Some(false),

@@ -183,6 +183,7 @@ impl<R: Fn(Report)> Probe<R> {
 
     /// `known`: there was a connection a moment ago.
     async fn connect(&self, mut known: bool) -> Link {
+        let mut tried = known;
         let mut attempts = JoinSet::new();
         let mut every = interval(ATTEMPT_EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -200,6 +201,9 @@ impl<R: Fn(Report)> Probe<R> {
                         Err(_) => continue,
                     };
                     known = false;
+                    if !std::mem::replace(&mut tried, true) {
+                        self.event(Event::Tried(self.target.addr.clone()));
+                    }
                     let Target { addr, login, .. } = self.target.clone();
                     let connect_timeout = self.target.detector().connect_timeout;
                     attempts.spawn(async move {
@@ -637,5 +641,40 @@ mod tests {
             assert!(wait >= ms(5) && wait < ms(105), "{now:?} {wait:?}");
             now += wait;
         }
+    }
+
+    #[tokio::test]
+    async fn a_server_counts_as_tried_when_its_first_attempt_has_room() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr: Endpoint = listener.local_addr().unwrap().to_string().parse().unwrap();
+        drop(listener); // connections are refused
+        let ms = Duration::from_millis;
+        let (ping_interval, connect_timeout) = (ms(100), ms(1000));
+        let detector = Detector { ping_interval, down_after: ms(500), connect_timeout, refused_grace: ms(0) };
+        let login = Arc::new(|_: &Endpoint| Login::default());
+        let target = Target {
+            addr: addr.clone(),
+            login: Login::default(),
+            secret: Secret { password: String::new(), path: String::new(), login },
+            detector: watch::channel(detector).1,
+            turn: Duration::ZERO,
+            took: Histogram::new([1.0]),
+            attempts: Arc::new(Semaphore::new(0)),
+            turns: Arc::new(Semaphore::new(ORDERS_MAX)),
+        };
+        let (report, mut reports) = mpsc::unbounded_channel();
+        let report = move |said| drop(report.send(said));
+        let room = target.attempts.clone();
+        let _backend = Backend::start(target, Clock::start(), report, |_: &Order| async { true });
+        tokio::time::sleep(2 * ATTEMPT_EVERY).await;
+        assert!(reports.try_recv().is_err(), "nobody has tried to reach it");
+        room.add_permits(1);
+        let mut next = async || match reports.recv().await {
+            Some(Report::Event(event)) => event,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(next().await, Event::Tried(addr.clone()));
+        assert_eq!(next().await, Event::ConnectionRefused(addr.clone()));
+        assert_eq!(next().await, Event::ConnectionRefused(addr), "tried once, refused again and again");
     }
 }

@@ -1,8 +1,8 @@
 //! What is known of one server that may not be answering (R10). Safety rests on nothing in here.
 //!
-//! Silence counts from the last byte received: a paused process accepts connections, the kernel does that for it,
-//! so an open connection is no sign of life. A closed connection whose successor is refused is a process that is
-//! gone; everything else is only late.
+//! Silence counts from the last byte received, or from the first attempt to reach the server: one that nobody has tried to
+//! reach yet is not silent. A paused process accepts connections, the kernel does that for it, so an open connection is no
+//! sign of life. A closed connection whose successor is refused is a process that is gone; everything else is only late.
 
 use core::time::Duration;
 
@@ -12,6 +12,8 @@ use crate::Time;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Detector {
     last_byte: Time,
+    /// An attempt to reach it was begun.
+    tried: bool,
     heard: bool,
     link: Link,
     trouble: Option<Trouble>,
@@ -59,12 +61,20 @@ impl Detector {
     /// A detector for a server that is looked at from now on.
     pub fn new(now: Time) -> Self {
         let link = Link::Closed { since: now, refused: None };
-        Self { last_byte: now, heard: false, link, trouble: None, troubled_since: None }
+        Self { last_byte: now, tried: false, heard: false, link, trouble: None, troubled_since: None }
+    }
+
+    /// The first attempt to reach it begins. It may have had to wait: a monitor that has just begun tries a few of thousands at
+    /// a time.
+    pub fn tried(&mut self, now: Time) {
+        if !self.tried {
+            (self.tried, self.last_byte) = (true, now);
+        }
     }
 
     /// A connection was opened. The kernel does that; it is no sign of life.
     pub fn opened(&mut self) {
-        self.link = Link::Open;
+        (self.link, self.tried) = (Link::Open, true);
     }
 
     /// The connection was closed by the other side or broke.
@@ -84,7 +94,7 @@ impl Detector {
     /// Bytes came. With `trouble`, they were an error.
     pub fn heard(&mut self, now: Time, trouble: Option<Trouble>) {
         self.last_byte = now;
-        self.heard = true;
+        (self.tried, self.heard) = (true, true);
         self.trouble = trouble;
         self.troubled_since = trouble.map(|_| self.troubled_since.unwrap_or(now));
     }
@@ -103,7 +113,7 @@ impl Detector {
         self.troubled_since
     }
 
-    /// When the last byte came, or when the looking began.
+    /// When the last byte came, or when the first attempt began.
     pub fn last_byte(&self) -> Time {
         self.last_byte
     }
@@ -116,7 +126,7 @@ impl Detector {
         {
             return Health::Refused(since);
         }
-        if now >= self.last_byte + down_after {
+        if self.tried && now >= self.last_byte + down_after {
             return Health::Silent(self.last_byte + down_after);
         }
         match (self.link, self.trouble) {
@@ -136,7 +146,8 @@ impl Detector {
             Link::Closed { refused: Some(at), .. } => Some(at + grace),
             Link::Closed { refused: None, .. } | Link::Open => None,
         };
-        [refused, Some(self.last_byte + down_after)].into_iter().flatten().filter(|at| *at > now).min()
+        let silent = self.tried.then(|| self.last_byte + down_after);
+        [refused, silent].into_iter().flatten().filter(|at| *at > now).min()
     }
 }
 
@@ -204,6 +215,17 @@ mod tests {
         assert_eq!(at(&d, 509), Health::Suspect);
         assert_eq!(at(&d, 510), Health::Silent(ms(510)));
         assert_eq!(d.deadline(ms(300), ms(500), ms(0)), Some(ms(510)));
+    }
+
+    #[test]
+    fn nobody_is_silent_before_he_was_tried() {
+        let mut d = Detector::new(ms(0));
+        assert_eq!((at(&d, 9000), d.deadline(ms(0), ms(500), ms(0))), (Health::Unknown, None));
+        d.tried(ms(9000));
+        d.tried(ms(9400));
+        assert_eq!(at(&d, 9499), Health::Unknown);
+        assert_eq!(at(&d, 9500), Health::Silent(ms(9500)), "counted from the first attempt");
+        assert_eq!(d.deadline(ms(9000), ms(500), ms(0)), Some(ms(9500)));
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub enum Event {
     State(Stored, i32),
     /// `<path>` was read.
     Announced(Announced, i32),
+    /// The first attempt to reach this server begins.
+    Tried(Endpoint),
     /// A connection to this server was opened.
     Opened(Endpoint),
     /// On the connection that was just opened, this process (run id) greeted.
@@ -300,6 +302,7 @@ impl Group {
             Event::Peer(peer) => self.view.peer = peer,
             Event::State(stored, version) => self.stored(stored, version, now),
             Event::Announced(announced, version) => self.announced(announced, version, now),
+            Event::Tried(addr) => self.with(&addr, |b| b.detector.tried(now)),
             Event::Opened(addr) => self.with(&addr, |b| {
                 b.detector.opened();
                 // What the process on the last connection said is no word of the one on this.

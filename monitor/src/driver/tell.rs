@@ -85,6 +85,7 @@ impl Driver {
             | Event::Peer(_)
             | Event::State(..)
             | Event::Announced(..)
+            | Event::Tried(_)
             | Event::Opened(_)
             | Event::Greeted(..)
             | Event::Closed(_)

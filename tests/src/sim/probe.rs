@@ -67,6 +67,7 @@ impl Sim {
         if !probe.on || probe.serial != serial || probe.link.is_some() {
             return;
         }
+        self.group_input(at, GroupEvent::Tried(self.servers[server].addr.clone()));
         let conn = self.open(Node::Monitor(at), Node::Server(server), Purpose::Probe { monitor: at, server });
         self.probe(at, server).attempts.push(conn);
         let timeout = self.plan.connect_timeout;

@@ -25,11 +25,11 @@ use crate::{dashboard, events, lookup};
 /// What can be asked of the driver.
 #[derive(Debug)]
 pub(crate) enum Question {
-    /// Everything: monitors and services.
+    /// Everything: monitors and services, as JSON.
     Status,
-    /// Why this monitor is not ready; an empty list when it is.
+    /// Why this monitor is not ready; an empty list of JSON when it is.
     Readiness,
-    /// The Prometheus text, as a JSON string.
+    /// The text for Prometheus.
     Metrics,
 }
 
@@ -83,7 +83,7 @@ fn router(driver: Driver, token: Option<Arc<Secret>>, lookup: lookup::Desk, even
         })
 }
 
-pub(crate) async fn ask(driver: &Driver, question: Question) -> Result<Value, Response> {
+pub(crate) async fn ask(driver: &Driver, question: Question) -> Result<String, Response> {
     let (answer, answered) = oneshot::channel();
     let gone = || error(StatusCode::SERVICE_UNAVAILABLE, "stopping", "this monitor is stopping");
     driver.send(Input::Ask(question, answer)).map_err(|_| gone())?;
@@ -92,9 +92,14 @@ pub(crate) async fn ask(driver: &Driver, question: Question) -> Result<Value, Re
 
 async fn services(State(driver): State<Driver>) -> Response {
     match ask(&driver, Question::Status).await {
-        Ok(status) => Json(status).into_response(),
+        Ok(status) => ([(header::CONTENT_TYPE, "application/json")], status).into_response(),
         Err(response) => response,
     }
+}
+
+/// What the driver said.
+pub(crate) fn read(said: &str) -> Value {
+    serde_json::from_str(said).unwrap_or_default()
 }
 
 async fn service(State(driver): State<Driver>, name: Result<Path<String>, PathRejection>) -> Response {
@@ -102,7 +107,7 @@ async fn service(State(driver): State<Driver>, name: Result<Path<String>, PathRe
         return error(StatusCode::BAD_REQUEST, "bad_request", "the name of the service is not UTF-8");
     };
     let status = match ask(&driver, Question::Status).await {
-        Ok(status) => status,
+        Ok(status) => read(&status),
         Err(response) => return response,
     };
     let found =
@@ -116,7 +121,7 @@ async fn service(State(driver): State<Driver>, name: Result<Path<String>, PathRe
 }
 
 async fn readyz(State(driver): State<Driver>) -> Response {
-    match ask(&driver, Question::Readiness).await {
+    match ask(&driver, Question::Readiness).await.map(|reasons| read(&reasons)) {
         Ok(Value::Array(reasons)) if reasons.is_empty() => Json(json!({"status": "ready"})).into_response(),
         Ok(reasons) => {
             let body = json!({"status": "not ready", "reasons": reasons});
@@ -130,7 +135,7 @@ async fn metrics(State(driver): State<Driver>) -> Response {
     match ask(&driver, Question::Metrics).await {
         Ok(text) => {
             let kind = exposition::CONTENT_TYPE;
-            ([(header::CONTENT_TYPE, kind)], text.as_str().unwrap_or_default().to_owned()).into_response()
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
         }
         Err(response) => response,
     }

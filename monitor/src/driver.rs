@@ -30,7 +30,6 @@ use binary_star::{Handle, PairEvent, State as PairState};
 use failover::lead::{Lead, Peer};
 use failover::mass::Losses;
 use failover::{Event, Order, Request, Time};
-use serde_json::Value;
 use settings::Problems;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -53,7 +52,7 @@ use crate::redis::BrownOut;
 use crate::service::{ServiceId, Surroundings, forward};
 use crate::supervisor;
 
-pub(crate) use display::{Feed, Shown};
+pub(crate) use display::Feed;
 
 use display::Display;
 use due::Due;
@@ -94,7 +93,7 @@ pub(crate) enum Input {
     /// The services below `discover`.
     Discovered(Vec<String>),
     /// Admin HTTP asks.
-    Ask(Question, oneshot::Sender<Value>),
+    Ask(Question, oneshot::Sender<String>),
     /// An operator asks for something about the service of this name.
     Request(String, Request, oneshot::Sender<Answer>),
     /// An operator pauses the service of this name, or resumes it.

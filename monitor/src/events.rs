@@ -28,10 +28,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use topology::zookeeper::Store;
 use topology::{Endpoint, Layout};
 
-use crate::admin::{Question, ask, error};
+use crate::admin::{Question, ask, error, read};
 use crate::call::{Call, call};
 use crate::config::Config;
-use crate::driver::{Feed, Input, Shown};
+use crate::driver::{Feed, Input};
 use crate::report;
 
 /// As many streams at a time.
@@ -107,7 +107,7 @@ impl Desk {
         {
             return Ok(said.clone());
         }
-        let status = ask(&self.driver, Question::Status).await?;
+        let status = read(&ask(&self.driver, Question::Status).await?);
         let own = &status["me"];
         let others = status["monitors"].as_array().into_iter().flatten();
         let others = others.filter(|monitor| monitor["name"] != *own && monitor["role"] != "observer");
@@ -178,7 +178,7 @@ async fn events(State(desk): State<Desk>) -> Response {
     let decisions = desk.feed.decisions.subscribe();
     let peers = desk.peers.news.subscribe();
     let first = match ask(&desk.driver, Question::Status).await {
-        Ok(first) => Arc::new(Shown::new(first)),
+        Ok(first) => first.into(),
         Err(response) => return response,
     };
     let listener = Listener { status, decisions, peers, sent: None, first: Some(first), _place: place };
@@ -187,12 +187,12 @@ async fn events(State(desk): State<Desk>) -> Response {
 
 /// One stream.
 struct Listener {
-    status: watch::Receiver<Option<Arc<Shown>>>,
+    status: watch::Receiver<Option<Arc<str>>>,
     decisions: broadcast::Receiver<Arc<Value>>,
     peers: watch::Receiver<Option<Arc<Value>>>,
     /// The status that it got last.
-    sent: Option<Arc<Shown>>,
-    first: Option<Arc<Shown>>,
+    sent: Option<Arc<str>>,
+    first: Option<Arc<str>>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -235,11 +235,11 @@ impl Listener {
         }
     }
 
-    fn status(&mut self, shown: Arc<Shown>) -> Event {
-        if self.sent.as_ref().is_some_and(|sent| sent.text() == shown.text()) {
+    fn status(&mut self, shown: Arc<str>) -> Event {
+        if self.sent.as_ref().is_some_and(|sent| *sent == shown) {
             return Event::default().event("alive").data("{}");
         }
-        let event = Event::default().event("status").data(shown.text());
+        let event = Event::default().event("status").data(&*shown);
         self.sent = Some(shown);
         event
     }

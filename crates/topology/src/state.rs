@@ -188,8 +188,12 @@ impl State {
 
     /// The announcement that belongs to this record.
     pub fn topology(&self) -> Topology {
-        let others = self.members.iter().filter(|m| **m != self.primary.addr);
-        Topology { primary: self.primary.addr.clone(), replicas: others.cloned().collect() }
+        Topology { primary: self.primary.addr.clone(), replicas: self.replicas().cloned().collect() }
+    }
+
+    /// Every member but the primary, in their order.
+    pub fn replicas(&self) -> impl Iterator<Item = &Endpoint> {
+        self.members.iter().filter(|member| **member != self.primary.addr)
     }
 
     /// The entry of a replica in sync.

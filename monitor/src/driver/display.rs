@@ -3,7 +3,7 @@
 //! The driver makes the status at most five times a second and after each failover, however many look, and not at all while nobody does. It puts
 //! it where the streams ([`crate::events`]) fetch it: one that reads slowly misses some, and holds up nobody.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use failover::Time;
@@ -32,26 +32,9 @@ pub(super) struct Display {
 #[derive(Debug, Clone)]
 pub(crate) struct Feed {
     /// The last status; none before the first one.
-    pub(crate) status: watch::Sender<Option<Arc<Shown>>>,
+    pub(crate) status: watch::Sender<Option<Arc<str>>>,
     /// Decision records, each with its service.
     pub(crate) decisions: broadcast::Sender<Arc<Value>>,
-}
-
-/// One status. Its text is made by whoever reads it first, never by the driver.
-#[derive(Debug)]
-pub(crate) struct Shown {
-    value: Value,
-    text: OnceLock<String>,
-}
-
-impl Shown {
-    pub(crate) fn new(value: Value) -> Self {
-        Self { value, text: OnceLock::new() }
-    }
-
-    pub(crate) fn text(&self) -> &str {
-        self.text.get_or_init(|| self.value.to_string())
-    }
 }
 
 impl Display {
@@ -99,7 +82,7 @@ impl Driver {
 
     pub(super) fn display(&mut self, now: Time) {
         if self.display.due().is_some_and(|due| due <= now) {
-            let status = Arc::new(Shown::new(self.status()));
+            let status = self.status().into();
             (self.display.shown, self.display.changed) = (now, false);
             self.display.feed.status.send_replace(Some(status));
         }

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use binary_star::{Handle, State as PairState};
 use failover::{Health, Time};
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 use topology::zookeeper::SessionPhase;
 
 use super::Driver;
+use super::roster::Roster;
 use crate::admin::Question;
 use crate::status;
 
@@ -16,19 +18,56 @@ const STOOD_STILL_SHOWN: Duration = Duration::from_secs(60);
 /// At most one part in so many of this process' time goes into answers of the voter, whether somebody asks or not.
 const SHOW_SHARE: u32 = 200;
 
+/// The document of `/services`.
+#[derive(Serialize)]
+struct Status<'a> {
+    me: &'a str,
+    leader: Option<&'a str>,
+    monitors: Vec<Value>,
+    mass_failure: Value,
+    services: ServicesShown<'a>,
+}
+
+/// All services, each written as it is read.
+struct ServicesShown<'a> {
+    services: &'a Roster,
+    age: Option<Duration>,
+    now: Time,
+}
+
+impl Serialize for ServicesShown<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(self.services.iter().map(|service| status::service(service, self.age, self.now)))
+    }
+}
+
 impl Driver {
-    pub(super) fn answer(&mut self, question: &Question) -> Value {
+    /// JSON, or the text of Prometheus.
+    pub(super) fn answer(&mut self, question: &Question) -> String {
         match question {
             Question::Status => self.status(),
-            Question::Readiness => json!(self.unready()),
+            Question::Readiness => json!(self.unready()).to_string(),
             Question::Metrics => {
                 self.measure();
-                Value::String(self.metrics.text())
+                self.metrics.text()
             }
         }
     }
 
-    pub(super) fn status(&self) -> Value {
+    /// The document of `/services`.
+    pub(super) fn status(&self) -> String {
+        let status = Status {
+            me: &self.me.name,
+            leader: if self.reign.is_some() { Some(&self.me.name) } else { self.lead.holder() },
+            monitors: self.monitors_shown(),
+            services: ServicesShown { services: &self.services, age: self.age(), now: self.now() },
+            mass_failure: self.mass_failure(),
+        };
+        // Strings, numbers and maps with names for keys: there is nothing that JSON could not say.
+        serde_json::to_string(&status).unwrap_or_default()
+    }
+
+    fn monitors_shown(&self) -> Vec<Value> {
         let now = self.now();
         let alone = if self.observes() { "OBSERVER" } else { "ALONE" };
         let state = self.pair.as_ref().map_or(alone, |pair| word(pair.state()));
@@ -70,11 +109,7 @@ impl Driver {
             })
         });
         monitors.extend(observers);
-        let services: Vec<Value> =
-            self.services.iter().map(|service| status::service(service, self.age(), now)).collect();
-        let leader = if self.reign.is_some() { Some(self.me.name.as_str()) } else { self.lead.holder() };
-        json!({"me": self.me.name, "leader": leader, "monitors": monitors, "services": services,
-            "mass_failure": self.mass_failure()})
+        monitors
     }
 
     /// That this monitor itself stood still a short while ago: what it says of silence since then is young.
@@ -154,7 +189,7 @@ impl Driver {
             && self.reign.is_some()
             && begun >= self.next_show
         {
-            pair.set_reply(self.status().to_string().into_bytes());
+            pair.set_reply(self.status().into_bytes());
             let now = self.now();
             self.next_show = now + SHOW_SHARE * (now - begun);
         }

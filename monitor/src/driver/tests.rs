@@ -274,7 +274,8 @@ async fn status_is_the_contract_s() {
     driver.take(Input::Discovered(vec!["posts".into()]));
     let id = id(&driver, "posts");
     let keys = |driver: &Driver| {
-        let service = driver.status()["services"][0].clone();
+        let status: serde_json::Value = serde_json::from_str(&driver.status()).expect("JSON");
+        let service = status["services"][0].clone();
         ["primary", "epoch", "durability", "source", "age_ms"].map(|key| service[key].clone())
     };
     use serde_json::json;

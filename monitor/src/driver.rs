@@ -495,12 +495,7 @@ impl Driver {
         self.tend_lead(now);
         self.tend_brake(now);
         while let Some(name) = self.due.take(now) {
-            let Some(service) = self.services.get_mut(&name) else { continue };
-            service.due = None;
-            match service.group.poll_timeout() {
-                Some(at) if at > now => service.due = self.due.put(&name, None, Some(at)),
-                Some(_) | None => self.group(&name, Event::Tick),
-            }
+            self.time_passed(&name, now);
         }
         if now >= self.next_beat {
             self.next_beat = now + self.heartbeat();

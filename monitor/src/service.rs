@@ -179,16 +179,22 @@ impl Service {
         left
     }
 
-    /// Whether an event is but the answer of a server that goes on as it was, which changes nothing that anybody is told.
+    /// Whether an event is but the answer of a server that goes on as it was, or time that passes while all servers answer:
+    /// neither changes anything that anybody is told.
     pub(crate) fn is_at_rest(&self, event: &Event, now: Time) -> bool {
-        let Event::Seen(addr, _, observation) = event else { return false };
         let view = self.group.view();
-        let before = view.backends.get(addr).and_then(|backend| backend.seen.as_ref());
-        before.is_some_and(|before| before.observation == *observation)
-            && matches!(view.health(addr, now), Health::Up | Health::Suspect)
-            && self.words.is_empty()
-            && (view.reign.is_some() || self.opinion.as_ref().is_none_or(|told| !told.contains(addr)))
-            && mass::is_lost(view, now) == self.lost
+        let said =
+            |addr| view.reign.is_none() && self.opinion.as_ref().is_some_and(|told| told.contains(addr));
+        let goes_on = if let Event::Seen(addr, _, observation) = event {
+            let before = view.backends.get(addr).and_then(|backend| backend.seen.as_ref());
+            before.is_some_and(|before| before.observation == *observation)
+                && matches!(view.health(addr, now), Health::Up | Health::Suspect)
+                && !said(addr)
+        } else {
+            *event == Event::Tick
+                && view.backends.keys().all(|addr| view.health(addr, now) == Health::Up && !said(addr))
+        };
+        goes_on && self.words.is_empty() && mass::is_lost(view, now) == self.lost
     }
 
     /// Why the group does what it does.

@@ -1,18 +1,21 @@
 //! What the driver does for each service: events to its group, the group's actions to the world.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use failover::{Action, Event, Outcome, PublishOutcome, Reason, Request};
+use failover::{Action, Event, Outcome, PublishOutcome, Reason, Request, Time};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 use topology::zookeeper::{PublishError, Queue, Seen, SessionPhase, Versioned};
 use topology::{PausedRecord, ZnodePath};
 use tracing::{info, warn};
 
+use super::due::Due;
 use super::records::of_pause;
 use super::tell::{acted, not_published, tell_brown_out, tell_record, tell_words};
 use super::{About, Driver, Input};
 use crate::asking::{Answer, Paused};
+use crate::clock::Clock;
 use crate::publisher::Publisher;
 use crate::service::{Service, ServiceId, path_event, paused_read, state_event};
 
@@ -108,11 +111,7 @@ impl Driver {
         let Some(service) = self.services.this_one(id) else { return };
         match about {
             About::Event(event) if service.is_at_rest(&event, now) => {
-                let because = service.because().clone();
-                let actions = service.handle(event, self.around.clock);
-                service.due = self.due.put(&service.id.name, service.due, service.group.poll_timeout());
-                // Nearly always: of thousands of servers at rest each says ten times a second that nothing has happened.
-                if !actions.is_empty() || because != *service.because() {
+                if let Some(actions) = rests(service, &mut self.due, event, self.around.clock) {
                     self.follow_up(name, actions);
                 }
             }
@@ -144,6 +143,21 @@ impl Driver {
             About::Vouched(call, read) => self.vouched(name, call, read),
             About::Paused(paused) => self.paused(name, paused),
             About::PausedAgain(paused) => self.paused_again(name, paused),
+        }
+    }
+
+    /// Time has passed for a service that may have waited for that.
+    pub(super) fn time_passed(&mut self, name: &Arc<str>, now: Time) {
+        let Some(service) = self.services.get_mut(name) else { return };
+        service.due = None;
+        match service.group.poll_timeout() {
+            Some(at) if at > now => service.due = self.due.put(name, None, Some(at)),
+            Some(_) | None if service.is_at_rest(&Event::Tick, now) => {
+                if let Some(actions) = rests(service, &mut self.due, Event::Tick, self.around.clock) {
+                    self.follow_up(name, actions);
+                }
+            }
+            Some(_) | None => self.group(name, Event::Tick),
         }
     }
 
@@ -350,4 +364,13 @@ impl Driver {
 /// Whether a replica may be promoted in a moment.
 fn precedes_orders(reason: &Reason) -> bool {
     matches!(reason, Reason::PrimaryTroubled(_) | Reason::PrimaryUnreachable | Reason::Confirming(_))
+}
+
+/// Hands in an event of a service at rest, of which nearly always nothing comes: of thousands of servers each says ten times a
+/// second that nothing has happened.
+fn rests(service: &mut Service, due: &mut Due, event: Event, clock: Clock) -> Option<Vec<Action>> {
+    let because = service.because().clone();
+    let actions = service.handle(event, clock);
+    service.due = due.put(&service.id.name, service.due, service.group.poll_timeout());
+    (!actions.is_empty() || because != *service.because()).then_some(actions)
 }

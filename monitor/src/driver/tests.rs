@@ -385,15 +385,32 @@ async fn an_answer_of_one_that_was_told_to_be_out_of_reach_is_news() {
     let seen = || Event::Seen(at("a"), now, observation.clone());
     driver.take(Input::Service(id.clone(), About::Event(Event::Opened(at("a")))));
     driver.take(Input::Service(id, About::Event(seen())));
-    let at_rest = |driver: &mut Driver, told: &[&str]| {
+    let rests = |driver: &mut Driver, told: &[&str]| {
         let service = driver.services.get_mut("posts").unwrap();
         service.opinion = Some(told.iter().map(|name| at(name)).collect());
-        service.is_at_rest(&seen(), now)
+        [seen(), Event::Tick].map(|event| service.is_at_rest(&event, now))
     };
+    let at_rest = |driver: &mut Driver, told: &[&str]| rests(driver, told) == [true, true];
     assert!(at_rest(&mut driver, &[]) && at_rest(&mut driver, &["b"]));
-    assert!(!at_rest(&mut driver, &["a"]));
+    assert_eq!(rests(&mut driver, &["a"]), [false, false]);
     driver.group("posts", Event::Reign(Some(1)));
     assert!(at_rest(&mut driver, &["a"]), "whoever leads has no opinion");
+}
+
+/// What is suspected is looked at by whoever is to be told of it, though it may be only late.
+#[tokio::test]
+async fn time_that_passes_is_no_news_while_every_server_answers() {
+    let mut driver = driver();
+    driver.take(Input::Discovered(vec!["posts".into()]));
+    let (id, now) = (id(&driver, "posts"), driver.now());
+    driver.take(Input::Service(id.clone(), topology("a")));
+    for event in [Event::Opened(at("a")), Event::Seen(at("a"), now, observation().into())] {
+        driver.take(Input::Service(id.clone(), About::Event(event)));
+    }
+    let service = driver.services.get("posts").unwrap();
+    let (now, ms) = (driver.now(), Duration::from_millis);
+    let rests = [0, 150, 250, 450, 550].map(|later| service.is_at_rest(&Event::Tick, now + ms(later)));
+    assert_eq!(rests, [true, true, false, false, false]);
 }
 
 /// After a stall the records of all services are read again. One that is as it was is only vouched for; another one counts.

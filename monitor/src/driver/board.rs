@@ -123,8 +123,9 @@ impl Driver {
         }
     }
 
-    /// What changes of the services without an event, one part of them after the other: when a server was last heard. (When it
-    /// was not heard for too long is an event.) Whether the peer agrees concerns all of them: a change is told of all at once.
+    /// What changes of the services without an event, one part of them after the other: when a server was last heard, which
+    /// only clients of Redis Sentinel are told. (When it was not heard for too long is an event.) Whether the peer agrees
+    /// concerns all of them: a change is told of all at once.
     pub(super) fn tell_board_in_turn(&mut self) {
         let (now, agreed) = (self.now(), self.peer_agrees());
         let within = TOLD_WITHIN.min(self.around.config.detector.down_after);
@@ -132,8 +133,9 @@ impl Driver {
         let all = std::mem::take(&mut self.mixed) || agreed != self.agreed;
         self.agreed = agreed;
         self.part = (self.part + 1) % parts;
+        let sentinel = self.around.config.sentinel.is_some();
         for service in self.services.each() {
-            if all || service.id.incarnation % parts == self.part {
+            if all || (sentinel && service.id.incarnation % parts == self.part) {
                 tell(&mut self.board, service, agreed, now);
             }
         }

@@ -501,10 +501,10 @@ impl Driver {
             self.next_beat = now + self.heartbeat();
             supervisor::alive(self.reign.is_some());
             self.beat();
-            self.write_opinions();
-            self.count_losses();
-            self.tell_what_lasts();
-            self.tell_hooks();
+            let unsettled = self.unsettled();
+            self.write_opinions(&unsettled);
+            self.tell_what_lasts(&unsettled);
+            self.tell_hooks(&unsettled);
             self.tell_pair();
             self.show();
             self.tell_board_in_turn();

@@ -67,6 +67,8 @@ pub(crate) struct Service {
     pub(crate) noted: (Option<u64>, u64),
     /// Its primary counts among the lost.
     pub(crate) lost: bool,
+    /// Something has happened since the last heartbeat.
+    pub(crate) touched: bool,
     /// Where it stands among those that want to be looked at.
     pub(crate) due: Option<Time>,
     /// Whether it was discovered rather than configured.
@@ -119,6 +121,7 @@ impl Service {
             vouched: (0, false),
             noted: (None, 0),
             lost: false,
+            touched: true,
             due: None,
             discovered,
             followers: Vec::new(),
@@ -195,6 +198,17 @@ impl Service {
                 && view.backends.keys().all(|addr| view.health(addr, now) == Health::Up && !said(addr))
         };
         goes_on && self.words.is_empty() && mass::is_lost(view, now) == self.lost
+    }
+
+    /// Whether there may be anything to tell of it since the last heartbeat. Of a service that goes on there is not.
+    pub(crate) fn is_unsettled(&mut self, now: Time) -> bool {
+        let view = self.group.view();
+        let well = |addr| view.health(addr, now) == Health::Up;
+        let nothing_said = view.reign.is_some() || self.opinion.as_ref().is_some_and(Vec::is_empty);
+        std::mem::take(&mut self.touched)
+            || self.untold.is_some()
+            || !nothing_said
+            || !view.backends.keys().all(well)
     }
 
     /// Why the group does what it does.

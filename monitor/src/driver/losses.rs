@@ -1,6 +1,8 @@
 //! Mass failures: how many primaries are lost at once, over all services, and what the groups are told of it
 //! (`failover::mass`).
 
+use std::sync::Arc;
+
 use failover::mass::{self, Losses};
 use failover::{Event, Time};
 use serde_json::{Value, json};
@@ -19,10 +21,15 @@ impl Driver {
         }
     }
 
-    /// The same of all services: one that says nothing is not looked at otherwise.
-    pub(super) fn count_losses(&mut self) {
-        let now = self.now();
-        self.services.each().for_each(|service| tend(service, &mut self.losses, now));
+    /// The same of all services, once a heartbeat: one that says nothing is not looked at otherwise. Gives those of which there
+    /// may be something to tell.
+    pub(super) fn unsettled(&mut self) -> Vec<Arc<str>> {
+        let (now, losses) = (self.now(), &mut self.losses);
+        let unsettled = |service: &mut Service| {
+            tend(service, losses, now);
+            service.is_unsettled(now).then(|| service.id.name.clone())
+        };
+        self.services.each().filter_map(unsettled).collect()
     }
 
     /// Tells the groups when a mass failure begins or ends.

@@ -1,6 +1,8 @@
 //! What the hooks are told, by the monitor that leads: failovers when they are complete, other roles and deaths once a
 //! heartbeat.
 
+use std::sync::Arc;
+
 use failover::{Health, Time, Timeline, View};
 use serde_json::{Map, Value, json};
 use topology::Endpoint;
@@ -18,17 +20,18 @@ impl Driver {
         self.hook(name, Occasion::Failover, facts);
     }
 
-    pub(super) fn tell_hooks(&mut self) {
-        for (name, occasion, facts) in self.hook_news() {
+    pub(super) fn tell_hooks(&mut self, of: &[Arc<str>]) {
+        for (name, occasion, facts) in self.hook_news(of) {
             self.hook(&name, occasion, facts);
         }
     }
 
-    /// Compares every server with what was told of it. What is seen for the first time is no news.
-    pub(super) fn hook_news(&mut self) -> Vec<(String, Occasion, Value)> {
+    /// Compares every server of these services with what was told of it. What is seen for the first time is no news.
+    pub(super) fn hook_news(&mut self, of: &[Arc<str>]) -> Vec<(Arc<str>, Occasion, Value)> {
         let (now, leads) = (self.now(), self.reign.is_some());
-        let mut news: Vec<(String, Occasion, Value)> = Vec::new();
-        for service in self.services.each() {
+        let mut news: Vec<(Arc<str>, Occasion, Value)> = Vec::new();
+        for name in of {
+            let Some(service) = self.services.get_mut(name) else { continue };
             let view = service.group.view();
             let epoch = view.state().map(|state| state.epoch);
             for addr in view.backends.keys() {
@@ -38,11 +41,11 @@ impl Driver {
                 let Some((was_down, was)) = before.filter(|_| leads) else { continue };
                 if down && !was_down {
                     let facts = json!({"addr": addr, "role": role, "epoch": epoch});
-                    news.push((service.id.name.to_string(), Occasion::Down, facts));
+                    news.push((name.clone(), Occasion::Down, facts));
                 }
                 if role != was {
                     let facts = json!({"addr": addr, "role": role, "was": was, "epoch": epoch});
-                    news.push((service.id.name.to_string(), Occasion::RoleChange, facts));
+                    news.push((name.clone(), Occasion::RoleChange, facts));
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! Second opinions (R10): what the other monitors cannot reach, and what this one cannot.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use failover::{Event, PeerOpinion};
@@ -130,19 +131,9 @@ impl Driver {
         });
     }
 
-    /// Writes the opinions that changed, of all services: one that says nothing is not looked at otherwise.
-    pub(super) fn write_opinions(&mut self) {
-        if self.has_no_opinion() {
-            return;
-        }
-        let now = self.now();
-        let changed = |service: &&Service| {
-            let view = service.group.view();
-            service.opinion.as_ref().is_none_or(|told| !view.unreachable(now).iter().eq(told))
-        };
-        let names: Vec<_> =
-            self.services.iter().filter(changed).map(|service| service.id.name.clone()).collect();
-        names.iter().for_each(|name| self.write_opinion(name));
+    /// Writes the opinions that changed, of these services.
+    pub(super) fn write_opinions(&mut self, of: &[Arc<str>]) {
+        of.iter().for_each(|name| self.write_opinion(name));
     }
 
     /// The one that leads asks, and is not asked.

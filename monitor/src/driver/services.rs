@@ -173,6 +173,7 @@ impl Driver {
     fn follow_up(&mut self, name: &str, actions: Vec<Action>) {
         self.tend_losses(name);
         let Some(service) = self.services.get_mut(name) else { return };
+        service.touched = true;
         for addr in service.tend_probes(&self.around, &mut self.metrics) {
             self.metrics.forget_backend(name, &addr);
         }

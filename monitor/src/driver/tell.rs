@@ -1,5 +1,7 @@
 //! The lines of the log about a service: what was decided, who is primary, what is wrong.
 
+use std::sync::Arc;
+
 use failover::cold::Wait;
 use failover::{Declined, Done, Event, Health, Order, Outcome, Reason, Time};
 use topology::zookeeper::PublishError;
@@ -36,18 +38,19 @@ impl Driver {
     }
 
     /// Looked at once a heartbeat: faults that last, servers that are down, servers that are back.
-    pub(super) fn tell_what_lasts(&mut self) {
+    pub(super) fn tell_what_lasts(&mut self, of: &[Arc<str>]) {
         let (now, heartbeat) = (self.now(), self.heartbeat());
         let mut last = Vec::new();
-        for service in self.services.each() {
+        for name in of {
+            let Some(service) = self.services.get_mut(name) else { continue };
             tell_health(service, now);
             if let Some((reason, _)) = service.untold.take_if(|(_, since)| now >= *since + heartbeat) {
                 tell_reason(service, &reason, now);
-                last.push((service.id.name.to_string(), reason));
+                last.push((name, reason));
             }
         }
         for (name, reason) in last {
-            self.refused(&name, &reason);
+            self.refused(name, &reason);
         }
     }
 

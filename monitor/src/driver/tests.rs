@@ -15,7 +15,11 @@ use crate::hooks::Occasion;
 const FILE: &str = "[zookeeper]\nhosts = 127.0.0.1:1\ndiscover = /all\n";
 
 fn driver() -> Driver {
-    let config = Config::parse(FILE.as_bytes(), "m.ini", [], &|_| Err("none".into())).unwrap();
+    driver_of(FILE)
+}
+
+fn driver_of(file: &str) -> Driver {
+    let config = Config::parse(file.as_bytes(), "m.ini", [], &|_| Err("none".into())).unwrap();
     let store = Store::open(config.store_options());
     // What the driver's own tasks send goes nowhere: only the test hands something in.
     let (inputs, _) = mpsc::unbounded_channel();
@@ -47,6 +51,12 @@ fn id(driver: &Driver, name: &str) -> ServiceId {
 
 fn members(driver: &Driver, name: &str) -> Vec<Endpoint> {
     driver.services.get(name).unwrap().backends.keys().cloned().collect()
+}
+
+/// Part of a heartbeat.
+fn tell_what_lasts(driver: &mut Driver) {
+    let unsettled = driver.unsettled();
+    driver.tell_what_lasts(&unsettled);
 }
 
 /// What the log says meanwhile.
@@ -193,17 +203,17 @@ async fn a_server_that_goes_and_comes_is_told() {
                 Event::ConnectionRefused(at("a")),
             ] {
                 driver.take(Input::Service(id.clone(), About::Event(event)));
-                driver.tell_what_lasts();
+                tell_what_lasts(&mut driver);
             }
         }
         driver.take(Input::Service(id.clone(), About::Event(Event::Opened(at("a")))));
         let seen = Event::Seen(at("a"), driver.now(), observation.clone().into());
         driver.take(Input::Service(id.clone(), About::Event(seen)));
-        driver.tell_what_lasts();
+        tell_what_lasts(&mut driver);
         let login = About::Event(Event::Troubled(at("a"), failover::Trouble::Login));
         driver.take(Input::Service(id.clone(), login));
         driver.take(Input::Service(id.clone(), About::Words(at("a"), "WRONGPASS bad".into())));
-        driver.tell_what_lasts();
+        tell_what_lasts(&mut driver);
     });
     let lines: Vec<&str> = log.lines().filter(|line| !line.contains("DEBUG")).collect();
     let told = |words: &str| lines.iter().filter(|line| line.contains(words)).count();
@@ -364,7 +374,8 @@ async fn hooks_hear_of_the_death_of_whoever_has_answered() {
         for event in [Event::Closed(at("a")), Event::ConnectionRefused(at("a"))] {
             driver.take(Input::Service(id.clone(), About::Event(event)));
         }
-        driver.hook_news().into_iter().map(|(_, occasion, _)| occasion).collect::<Vec<_>>()
+        let unsettled = driver.unsettled();
+        driver.hook_news(&unsettled).into_iter().map(|(_, occasion, _)| occasion).collect::<Vec<_>>()
     };
     assert_eq!(refused(&mut driver), [], "it never answered");
     for event in [Event::Opened(at("a")), Event::Seen(at("a"), now, observation().into())] {
@@ -445,7 +456,7 @@ async fn a_record_that_is_read_again_is_the_present_one() {
 /// What clients are told is looked at again in parts, which are all of it, and at once where it concerns all.
 #[tokio::test]
 async fn every_service_has_its_turn_on_the_board() {
-    let mut driver = driver();
+    let mut driver = driver_of(&format!("{FILE}[sentinel]\nlisten = 127.0.0.1:1\n"));
     let names: Vec<String> = (0..9).map(|number| format!("s{number}")).collect();
     driver.take(Input::Discovered(names.clone()));
     for name in &names {

@@ -29,8 +29,12 @@ const LIMIT: Duration = Duration::from_secs(120);
 const IDLE: Duration = Duration::from_secs(30);
 /// Services of one stub process: it needs up to eight descriptors for each.
 const PER_STUB: usize = 1000;
-/// `down_after_ms`, the default.
-const DOWN_AFTER_MS: f64 = 500.0;
+/// `ping_interval_ms` and `down_after_ms`: the defaults, but for sizes that two cores cannot ask ten times a second while they
+/// also play the servers.
+const DETECTOR: (u64, u64) = (100, 500);
+const DETECTOR_OF_MANY: (u64, u64) = (300, 1500);
+/// More services than that are many.
+const MANY: usize = 1000;
 /// The first part of 127/8 that stubs use.
 const FIRST_PART: u8 = 101;
 
@@ -228,11 +232,18 @@ impl Fleet {
                 .set("binary_star", "bind", format!("tcp://{}", pair[number]))
                 .set("binary_star", "peer", format!("tcp://{}", pair[1 - number]))
                 .set("binary_star", "voter", format!("tcp://{}", port()))
+                .set("detector", "ping_interval_ms", self.detector().0)
+                .set("detector", "down_after_ms", self.detector().1)
                 .set("admin", "listen", http);
             let name = format!("monitor-{number}");
             let launch = Launch { kind: "monitor", name: &name, host: &host, ini: &ini, env: &[], http };
             self.monitors.push(Program::start(&launch));
         }
+    }
+
+    /// `ping_interval_ms` and `down_after_ms`.
+    fn detector(&self) -> (u64, u64) {
+        if self.services > MANY { DETECTOR_OF_MANY } else { DETECTOR }
     }
 
     fn ready(&mut self) {
@@ -309,7 +320,6 @@ struct Figures {
     rows: Vec<Measure>,
     loads: Series,
     stolen: Series,
-    said: Vec<String>,
 }
 
 type Goal = (&'static str, fn(f64) -> bool);
@@ -351,18 +361,20 @@ pub(crate) fn run() -> Table {
         measures: figures.rows,
         loads: figures.loads,
         stolen: figures.stolen,
-        conditions: format!(
-            "one primary and one replica each, idle but for what a row says, found by `discover`; default settings; monitors, \
-             ZooKeeper and the servers, real or played, share the machine; {}",
-            figures.said.join("; ")
-        ),
+        conditions: "one primary and one replica each, idle and with default settings but for what a row says, found by \
+                     `discover`; monitors, ZooKeeper and the servers, real or played, share the machine"
+            .into(),
     }
 }
 
 fn measure(figures: &mut Figures, services: usize, real: bool) {
     let servers = if real { Servers::real(services) } else { Servers::played(services) };
-    let label = format!("{services}{}", if real { " real" } else { "" });
     let mut fleet = Fleet::new(servers, services);
+    let label = match (real, fleet.detector()) {
+        (true, _) => format!("{services} real"),
+        (false, DETECTOR) => services.to_string(),
+        (false, (ping, down)) => format!("{services}, ping_interval_ms {ping}, down_after_ms {down}"),
+    };
     starts(figures, &label, &mut fleet);
     idle(figures, &label, &mut fleet);
     false_alarms(figures, &label, &mut fleet);
@@ -517,7 +529,8 @@ fn silences(figures: &mut Figures, label: &str, fleet: &mut Fleet) {
             fleet.servers.hang(*victim);
         }
         took.extend(gaps(fleet, &victims, "silent"));
-        over.extend(phase(fleet, some, "detected_ms").into_iter().map(|ms| ms - DOWN_AFTER_MS));
+        let down_after_ms = fleet.detector().1 as f64;
+        over.extend(phase(fleet, some, "detected_ms").into_iter().map(|ms| ms - down_after_ms));
         fleet.servers.revive(&victims);
         fleet.settled(some);
         sleep(Duration::from_millis(1000)); // min_interval_ms

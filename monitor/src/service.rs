@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use failover::mass::{self, Standing};
 use failover::view::Announced;
-use failover::{Action, Event, Group, Health, Limits, Reason, Stored, Time, mass};
+use failover::{Action, Event, Group, Health, Limits, Reason, Stored, Time};
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -65,9 +66,9 @@ pub(crate) struct Service {
     pub(crate) vouched: (u64, bool),
     /// The epoch that the peer was told of, and its part of the note.
     pub(crate) noted: (Option<u64>, u64),
-    /// Its primary counts among the lost.
-    pub(crate) lost: bool,
-    /// Something has happened since the last heartbeat.
+    /// How its primary counts among those of all services.
+    pub(crate) standing: Standing,
+    /// More than the answers of servers that go on has come of it since the last heartbeat, or not all was well then.
     pub(crate) touched: bool,
     /// Where it stands among those that want to be looked at.
     pub(crate) due: Option<Time>,
@@ -120,7 +121,7 @@ impl Service {
             writes_opinion: false,
             vouched: (0, false),
             noted: (None, 0),
-            lost: false,
+            standing: Standing::default(),
             touched: true,
             due: None,
             discovered,
@@ -183,32 +184,36 @@ impl Service {
     }
 
     /// Whether an event is but the answer of a server that goes on as it was, or time that passes while all servers answer:
-    /// neither changes anything that anybody is told.
-    pub(crate) fn is_at_rest(&self, event: &Event, now: Time) -> bool {
+    /// neither changes anything that anybody is told. `speaks`: this monitor has an opinion for its peer (R10).
+    pub(crate) fn is_at_rest(&self, event: &Event, speaks: bool, now: Time) -> bool {
         let view = self.group.view();
-        let said =
-            |addr| view.reign.is_none() && self.opinion.as_ref().is_some_and(|told| told.contains(addr));
         let goes_on = if let Event::Seen(addr, _, observation) = event {
             let before = view.backends.get(addr).and_then(|backend| backend.seen.as_ref());
+            let said = || self.opinion.as_ref().is_some_and(|told| told.contains(addr));
             before.is_some_and(|before| before.observation == *observation)
                 && matches!(view.health(addr, now), Health::Up | Health::Suspect)
-                && !said(addr)
+                && !(speaks && said())
         } else {
             *event == Event::Tick
-                && view.backends.keys().all(|addr| view.health(addr, now) == Health::Up && !said(addr))
+                && view.backends.keys().all(|addr| view.health(addr, now) == Health::Up)
+                && (!speaks || self.has_said(now))
         };
-        goes_on && self.words.is_empty() && mass::is_lost(view, now) == self.lost
+        goes_on && self.words.is_empty() && mass::standing(view, now) == self.standing
     }
 
-    /// Whether there may be anything to tell of it since the last heartbeat. Of a service that goes on there is not.
-    pub(crate) fn is_unsettled(&mut self, now: Time) -> bool {
+    /// Whether the opinion that was written last is the present one.
+    fn has_said(&self, now: Time) -> bool {
+        self.opinion.as_ref().is_some_and(|told| self.group.view().unreachable(now).iter().eq(told))
+    }
+
+    /// Whether there may be anything to tell of it at this heartbeat. Of a service that goes on as at the last one there is not.
+    pub(crate) fn take_unsettled(&mut self, speaks: bool, now: Time) -> bool {
         let view = self.group.view();
-        let well = |addr| view.health(addr, now) == Health::Up;
-        let nothing_said = view.reign.is_some() || self.opinion.as_ref().is_some_and(Vec::is_empty);
-        std::mem::take(&mut self.touched)
-            || self.untold.is_some()
-            || !nothing_said
-            || !view.backends.keys().all(well)
+        let well = |addr| view.health(addr, now) == Health::Up && view.current(addr, now).is_some();
+        let all_well = view.backends.keys().all(well);
+        // What is not well now is looked at once more when it is: that it is may be all that there is to tell.
+        let touched = std::mem::replace(&mut self.touched, !all_well);
+        touched || !all_well || self.untold.is_some() || (speaks && !self.has_said(now))
     }
 
     /// Why the group does what it does.

@@ -39,7 +39,7 @@ pub enum Event {
     State(Stored, i32),
     /// `<path>` was read.
     Announced(Announced, i32),
-    /// The first attempt to reach this server begins.
+    /// The first attempt to reach this server begins. Of one that was never tried nobody says that it is silent.
     Tried(Endpoint),
     /// A connection to this server was opened.
     Opened(Endpoint),

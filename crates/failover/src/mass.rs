@@ -28,23 +28,38 @@ pub const fn is_mass(lost: usize, of: usize, percent: u32) -> bool {
 /// The losses of all groups of one monitor.
 #[derive(Debug, Default, Clone)]
 pub struct Losses {
-    /// Primaries that do not answer now.
+    /// Primaries of which something is known.
+    known: usize,
+    /// Those that do not answer now.
     lost: usize,
     /// When each of the last ones was lost.
     lately: VecDeque<Time>,
     since: Option<Time>,
 }
 
-impl Losses {
-    /// A primary answers no more; it may be late, or gone.
-    pub fn began(&mut self, now: Time) {
-        self.lost += 1;
-        self.lately.push_back(now);
-    }
+/// How the primary of a group stands.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing is known of it yet, there is none, or nobody watches it any more.
+    #[default]
+    Unknown,
+    /// It answers.
+    There,
+    /// It answers no more; it may be late, or gone.
+    Lost,
+}
 
-    /// One of them answers again, was replaced, or is not watched any more.
-    pub fn ended(&mut self) {
-        self.lost = self.lost.saturating_sub(1);
+impl Losses {
+    /// A primary stands otherwise than before.
+    pub fn changed(&mut self, was: Standing, is: Standing, now: Time) {
+        let count = |which: fn(Standing) -> bool, of: usize| {
+            (of + usize::from(which(is))).saturating_sub(usize::from(which(was)))
+        };
+        self.known = count(|standing| standing != Standing::Unknown, self.known);
+        self.lost = count(|standing| standing == Standing::Lost, self.lost);
+        if is == Standing::Lost && was != Standing::Lost {
+            self.lately.push_back(now);
+        }
     }
 
     /// Primaries that do not answer now.
@@ -52,9 +67,15 @@ impl Losses {
         self.lost
     }
 
-    /// Since when there is a mass failure among so many primaries. One begins with many losses at once, and lasts until not
-    /// as many are lost any more.
-    pub fn judge(&mut self, of: usize, percent: u32, now: Time) -> Option<Time> {
+    /// Primaries of which something is known: a monitor that has just begun comes to know thousands one after the other, and
+    /// must not take the many of which it knows nothing for as many that answer.
+    pub fn known(&self) -> usize {
+        self.known
+    }
+
+    /// Since when there is a mass failure. One begins with many losses at once, and lasts until not as many are lost any more.
+    pub fn judge(&mut self, percent: u32, now: Time) -> Option<Time> {
+        let of = self.known;
         while self.lately.front().is_some_and(|at| now > *at + AT_ONCE) {
             self.lately.pop_front();
         }
@@ -68,10 +89,13 @@ impl Losses {
     }
 }
 
-/// Whether a group's primary counts among the lost: it is late, refuses, or is silent.
-pub fn is_lost(view: &View, now: Time) -> bool {
-    let health = view.state().map(|state| view.health(&state.primary.addr, now));
-    matches!(health, Some(Health::Suspect | Health::Refused(_) | Health::Silent(_)))
+/// How a group's primary stands: lost is one that is late, refuses, or is silent.
+pub fn standing(view: &View, now: Time) -> Standing {
+    match view.state().map_or(Health::Unknown, |state| view.health(&state.primary.addr, now)) {
+        Health::Unknown => Standing::Unknown,
+        Health::Up | Health::Troubled(_) => Standing::There,
+        Health::Suspect | Health::Refused(_) | Health::Silent(_) => Standing::Lost,
+    }
 }
 
 /// Whether a failover may begin in the middle of a mass failure.
@@ -127,34 +151,64 @@ mod tests {
         }
     }
 
+    /// Ten primaries that answer.
+    fn ten() -> Losses {
+        let mut losses = Losses::default();
+        (0..10).for_each(|_| losses.changed(Standing::Unknown, Standing::There, ms(0)));
+        losses
+    }
+
+    fn began(losses: &mut Losses, now: Time) {
+        losses.changed(Standing::There, Standing::Lost, now);
+    }
+
+    fn ended(losses: &mut Losses, now: Time) {
+        losses.changed(Standing::Lost, Standing::There, now);
+    }
+
     #[test]
     fn it_begins_with_many_at_once_and_ends_when_they_are_few() {
-        let mut losses = Losses::default();
+        let mut losses = ten();
         for n in 0..4 {
-            losses.began(ms(n * 100));
-            assert_eq!(losses.judge(10, 30, ms(n * 100)), (n == 3).then_some(ms(300)), "{n}");
+            began(&mut losses, ms(n * 100));
+            assert_eq!(losses.judge(30, ms(n * 100)), (n == 3).then_some(ms(300)), "{n}");
         }
-        assert_eq!(losses.judge(10, 30, ms(60_000)), Some(ms(300)), "it lasts as long as they are lost");
-        losses.ended();
-        assert_eq!((losses.lost(), losses.judge(10, 30, ms(60_001))), (3, None));
+        assert_eq!(losses.judge(30, ms(60_000)), Some(ms(300)), "it lasts as long as they are lost");
+        ended(&mut losses, ms(60_001));
+        assert_eq!((losses.lost(), losses.judge(30, ms(60_001))), (3, None));
     }
 
     #[test]
     fn one_after_the_other_is_none() {
-        let mut losses = Losses::default();
+        let mut losses = ten();
         for n in 0..10 {
-            losses.began(ms(n * 600));
-            assert_eq!(losses.judge(10, 30, ms(n * 600)), None, "{n}");
+            began(&mut losses, ms(n * 600));
+            assert_eq!(losses.judge(30, ms(n * 600)), None, "{n}");
         }
     }
 
     #[test]
     fn one_that_comes_and_goes_counts_once() {
-        let mut losses = Losses::default();
+        let mut losses = ten();
         for n in 0..50 {
-            losses.began(ms(n));
-            assert_eq!(losses.judge(10, 30, ms(n)), None);
-            losses.ended();
+            began(&mut losses, ms(n));
+            assert_eq!(losses.judge(30, ms(n)), None);
+            ended(&mut losses, ms(n));
         }
+    }
+
+    /// A monitor begins behind a cut: one after the other it finds that no primary can be reached, some in each second.
+    #[test]
+    fn those_of_which_nothing_is_known_yet_do_not_count() {
+        let mut losses = Losses::default();
+        for n in 0..1000 {
+            losses.changed(Standing::Unknown, Standing::Lost, ms(n * 10));
+            assert_eq!(losses.judge(30, ms(n * 10)), (n >= 3).then_some(ms(30)), "{n}");
+        }
+        for n in 0..1000 {
+            losses.changed(Standing::Lost, Standing::Unknown, ms(20_000));
+            assert_eq!((losses.known(), losses.lost()), (999 - n, 999 - n), "they are not watched any more");
+        }
+        assert_eq!(losses.judge(30, ms(20_000)), None);
     }
 }

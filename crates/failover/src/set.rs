@@ -136,7 +136,8 @@ fn unfit(view: &View, state: &State, entry: &InSync, now: Time) -> Option<Unfit>
             return Some(Unfit::Stuck);
         }
     }
-    if view.health(&entry.addr, now).gone_since().is_some() {
+    let health = view.health(&entry.addr, now);
+    if health.gone_since().is_some() {
         return Some(Unfit::Gone);
     }
     // While the primary's stream stands still, nobody waits for it.
@@ -146,7 +147,8 @@ fn unfit(view: &View, state: &State, entry: &InSync, now: Time) -> Option<Unfit>
         return Some(Unfit::Troubled);
     }
     let late = backend.unattached_since.is_some_and(|since| now >= since + view.limits.attach_timeout);
-    late.then_some(Unfit::Unattached)
+    // Of whom nothing is known yet nobody knows whether he is attached.
+    (late && health != Health::Unknown).then_some(Unfit::Unattached)
 }
 
 /// The entry of a replica that has caught up, or why it has none yet.

@@ -438,6 +438,12 @@ impl View {
         self.backends.keys().filter(gone).cloned().collect()
     }
 
+    /// Whether somebody has tried to reach every member. Before that [`Self::unreachable`] is no opinion: whoever is not named
+    /// there passes for one that was reached.
+    pub fn has_tried_all(&self) -> bool {
+        self.backends.values().all(|backend| backend.detector.is_tried())
+    }
+
     /// What is wrong with the recorded primary, and since when; nothing while anybody may still reach it (R10). The
     /// moment does not move while the fault lasts: on a slow link no answer would ever be younger than it.
     pub fn primary_fault(&self, now: Time) -> Option<(Fault, Time)> {

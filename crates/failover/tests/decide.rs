@@ -278,6 +278,39 @@ fn a_restarted_member_leaves_whatever_the_floor() {
     );
 }
 
+/// A monitor begins, and has not come to c among its thousands of servers.
+#[test]
+fn who_was_never_tried_stays_in_the_set() {
+    let mut scene = Scene::empty();
+    let state = State { min_in_sync: 0, ..record() };
+    for event in [
+        Event::Reign(Some(7)),
+        Event::Paused(false),
+        Event::State(Stored::Is(state.clone()), 5),
+        Event::Announced(Announced::Is(state.topology()), 0),
+        Event::State(Stored::Is(state), 5),
+    ] {
+        scene.event(event);
+    }
+    scene.pass(2000);
+    for name in ["a", "b"] {
+        scene.event(Event::Tried(at(name)));
+        scene.event(Event::Opened(at(name)));
+    }
+    let answer = |scene: &mut Scene| {
+        scene.pass(100);
+        scene.seen("a", primary("a", 100));
+        scene.seen("b", replica("b", "a", true, 100));
+    };
+    (0..5).for_each(|_| answer(&mut scene));
+    assert_eq!(set(&scene), None, "{:?}", reason(&scene));
+    scene.event(Event::Tried(at("c")));
+    (0..4).for_each(|_| answer(&mut scene));
+    assert_eq!(set(&scene), None);
+    answer(&mut scene);
+    assert_eq!(set(&scene), shrinks(&[("c", Unfit::Gone)], &["b since 2"]));
+}
+
 #[test]
 fn who_does_not_attach_or_stands_still_or_is_renamed_leaves_after_its_limit() {
     let mut scene = Scene::leading(record());

@@ -19,8 +19,8 @@ use crate::metrics::{Listener, Refused};
 use crate::sentinel::{self, Desk};
 use crate::service::{Service, state_event};
 
-/// What changes without an event stands on the board within this time, within `down_after_ms` if that is less, or within
-/// a heartbeat if that is more.
+/// When a server was last heard stands on the board within this time, within `down_after_ms` if that is less, or within a
+/// heartbeat if that is more.
 const TOLD_WITHIN: Duration = Duration::from_secs(1);
 
 /// A board on which nothing stands yet.

@@ -137,21 +137,24 @@ impl Driver {
     }
 
     /// The one that leads asks, and is not asked.
-    fn has_no_opinion(&self) -> bool {
-        self.reign.is_some() || self.observes()
+    pub(super) fn has_opinion(&self) -> bool {
+        self.reign.is_none() && !self.observes()
     }
 
-    /// Writes what this monitor cannot reach of a service, when that changed.
+    /// Writes what this monitor cannot reach of a service, when that changed. Before it has tried to reach every server of it, it
+    /// says nothing.
     pub(super) fn write_opinion(&mut self, name: &str) {
-        if self.has_no_opinion() {
+        if !self.has_opinion() {
             return;
         }
         let now = self.now();
         let (Some(generation), Some(service)) = (self.registered, self.services.get_mut(name)) else {
             return;
         };
-        let unreachable: Vec<Endpoint> = service.group.view().unreachable(now).into_iter().collect();
-        if service.writes_opinion || service.opinion.as_ref() == Some(&unreachable) {
+        let view = service.group.view();
+        let unreachable: Vec<Endpoint> = view.unreachable(now).into_iter().collect();
+        let speechless = service.opinion.is_none() && !view.has_tried_all();
+        if service.writes_opinion || speechless || service.opinion.as_ref() == Some(&unreachable) {
             return;
         }
         let (value, first) = (json!(unreachable), service.opinion.is_none());

@@ -42,10 +42,6 @@ impl Roster {
         self.numbers.contains_key(name)
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.numbers.len()
-    }
-
     /// In the order of the names.
     pub(super) fn names(&self) -> Vec<String> {
         self.numbers.keys().cloned().collect()

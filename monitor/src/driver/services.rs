@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use failover::mass::Standing;
 use failover::{Action, Event, Outcome, PublishOutcome, Reason, Request, Time};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
@@ -62,9 +63,7 @@ impl Driver {
         self.metrics.forget(name);
         self.hooks.forget(name);
         self.board.forget(name);
-        if service.lost {
-            self.losses.ended();
-        }
+        self.losses.changed(service.standing, Standing::Unknown, self.now());
         let _ = self.due.put(&service.id.name, service.due, None);
         self.opinions.retain(|(of, _), _| **of != *name);
         self.views.retain(|(_, of), task| {
@@ -106,11 +105,11 @@ impl Driver {
 
     /// Takes in what happened to a service, unless that one is gone.
     pub(super) fn about(&mut self, id: &ServiceId, about: About) {
-        let now = self.now();
+        let (now, speaks) = (self.now(), self.has_opinion());
         let name: &str = &id.name;
         let Some(service) = self.services.this_one(id) else { return };
         match about {
-            About::Event(event) if service.is_at_rest(&event, now) => {
+            About::Event(event) if service.is_at_rest(&event, speaks, now) => {
                 if let Some(actions) = rests(service, &mut self.due, event, self.around.clock) {
                     self.follow_up(name, actions);
                 }
@@ -148,11 +147,12 @@ impl Driver {
 
     /// Time has passed for a service that may have waited for that.
     pub(super) fn time_passed(&mut self, name: &Arc<str>, now: Time) {
+        let speaks = self.has_opinion();
         let Some(service) = self.services.get_mut(name) else { return };
         service.due = None;
         match service.group.poll_timeout() {
             Some(at) if at > now => service.due = self.due.put(name, None, Some(at)),
-            Some(_) | None if service.is_at_rest(&Event::Tick, now) => {
+            Some(_) | None if service.is_at_rest(&Event::Tick, speaks, now) => {
                 if let Some(actions) = rests(service, &mut self.due, Event::Tick, self.around.clock) {
                     self.follow_up(name, actions);
                 }
@@ -373,5 +373,6 @@ fn rests(service: &mut Service, due: &mut Due, event: Event, clock: Clock) -> Op
     let because = service.because().clone();
     let actions = service.handle(event, clock);
     service.due = due.put(&service.id.name, service.due, service.group.poll_timeout());
-    (!actions.is_empty() || because != *service.because()).then_some(actions)
+    let members_differ = || !service.group.members().eq(service.backends.keys());
+    (!actions.is_empty() || because != *service.because() || members_differ()).then_some(actions)
 }

@@ -90,7 +90,7 @@ async fn what_was_under_way_for_a_removed_service_does_not_reach_its_successor()
     driver.take(Input::Service(first.clone(), About::Opinion("other".into(), Some([at("a")].into()))));
 
     driver.take(Input::Discovered(Vec::new()));
-    assert_eq!(driver.services.len(), 0);
+    assert_eq!(driver.services.iter().count(), 0);
     assert!(driver.opinions.is_empty(), "what was thought of it goes with it");
     driver.take(Input::Discovered(vec!["posts".into()]));
     let second = id(&driver, "posts");
@@ -399,13 +399,18 @@ async fn an_answer_of_one_that_was_told_to_be_out_of_reach_is_news() {
     let rests = |driver: &mut Driver, told: &[&str]| {
         let service = driver.services.get_mut("posts").unwrap();
         service.opinion = Some(told.iter().map(|name| at(name)).collect());
-        [seen(), Event::Tick].map(|event| service.is_at_rest(&event, now))
+        [seen(), Event::Tick]
+            .map(|event| service.is_at_rest(&event, service.group.view().reign.is_none(), now))
     };
-    let at_rest = |driver: &mut Driver, told: &[&str]| rests(driver, told) == [true, true];
-    assert!(at_rest(&mut driver, &[]) && at_rest(&mut driver, &["b"]));
+    assert_eq!(rests(&mut driver, &[]), [true, true]);
     assert_eq!(rests(&mut driver, &["a"]), [false, false]);
+    assert_eq!(
+        rests(&mut driver, &["b"]),
+        [true, false],
+        "it left; what was said of it is taken back in time"
+    );
     driver.group("posts", Event::Reign(Some(1)));
-    assert!(at_rest(&mut driver, &["a"]), "whoever leads has no opinion");
+    assert_eq!(rests(&mut driver, &["a"]), [true, true], "whoever leads has no opinion");
 }
 
 /// What is suspected is looked at by whoever is to be told of it, though it may be only late.
@@ -420,8 +425,50 @@ async fn time_that_passes_is_no_news_while_every_server_answers() {
     }
     let service = driver.services.get("posts").unwrap();
     let (now, ms) = (driver.now(), Duration::from_millis);
-    let rests = [0, 150, 250, 450, 550].map(|later| service.is_at_rest(&Event::Tick, now + ms(later)));
+    let rests = [0, 150, 250, 450, 550].map(|later| service.is_at_rest(&Event::Tick, false, now + ms(later)));
     assert_eq!(rests, [true, true, false, false, false]);
+}
+
+/// With few questions within `down_after_ms` the opinion is told of a server that nobody suspects yet.
+#[tokio::test]
+async fn the_opinion_is_told_in_time_with_any_ping_interval() {
+    let mut driver = driver_of(&format!("{FILE}[detector]\nping_interval_ms = 1000\ndown_after_ms = 2000\n"));
+    driver.take(Input::Discovered(vec!["posts".into()]));
+    let id = id(&driver, "posts");
+    driver.take(Input::Service(id.clone(), topology("a")));
+    driver.take(Input::Service(id.clone(), About::Event(Event::Opened(at("a")))));
+    let seen = Event::Seen(at("a"), driver.now(), observation().into());
+    driver.take(Input::Service(id, About::Event(seen)));
+    let (now, ms) = (driver.now(), Duration::from_millis);
+    let service = driver.services.get_mut("posts").unwrap();
+    service.opinion = Some(Vec::new());
+    let rests = [1500, 1700].map(|later| service.is_at_rest(&Event::Tick, true, now + ms(later)));
+    assert_eq!(rests, [true, false]);
+    assert!(service.take_unsettled(true, now), "it has answered");
+    let unsettled = [1500, 1700].map(|later| service.take_unsettled(true, now + ms(later)));
+    assert_eq!(unsettled, [false, true]);
+}
+
+/// That a server is well again may be all that there is to tell of it.
+#[tokio::test]
+async fn what_was_not_well_is_looked_at_once_more_when_it_is() {
+    let mut driver = driver();
+    driver.take(Input::Discovered(vec!["posts".into()]));
+    let id = id(&driver, "posts");
+    driver.take(Input::Service(id.clone(), topology("a")));
+    let observation = Arc::new(observation());
+    driver.take(Input::Service(id.clone(), About::Event(Event::Opened(at("a")))));
+    let seen = Event::Seen(at("a"), driver.now(), observation.clone());
+    driver.take(Input::Service(id.clone(), About::Event(seen)));
+    let (now, ms) = (driver.now(), Duration::from_millis);
+    let service = driver.services.get_mut("posts").unwrap();
+    let unsettled = [0, 1, 250].map(|later| service.take_unsettled(false, now + ms(later)));
+    assert_eq!(unsettled, [true, false, true], "at 250 ms it is late");
+    let again = Event::Seen(at("a"), driver.now(), observation);
+    driver.take(Input::Service(id, About::Event(again)));
+    let now = driver.now();
+    let service = driver.services.get_mut("posts").unwrap();
+    assert_eq!([0, 1].map(|later| service.take_unsettled(false, now + ms(later))), [true, false]);
 }
 
 /// After a stall the records of all services are read again. One that is as it was is only vouched for; another one counts.

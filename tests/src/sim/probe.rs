@@ -21,6 +21,7 @@ pub(super) struct Probe {
     /// Grows with every connection and every wait, so that old timers are known.
     serial: u32,
     attempts: Vec<ConnId>,
+    tried: bool,
     link: Option<ConnId>,
     asked: bool,
     /// Somebody answered since the present connection was opened, here or to an order.
@@ -44,7 +45,9 @@ impl Sim {
                     let probe = self.probe(at, server);
                     probe.on = true;
                     let serial = probe.serial;
-                    self.start(at, 0, Timer::Attempt { server, serial });
+                    // Of thousands of servers, some wait for their turn.
+                    let wait = if self.rng.u8(0..8) == 0 { self.rng.u64(0..1500) * MS } else { 0 };
+                    self.start(at, wait, Timer::Attempt { server, serial });
                     self.open_orders(at, server);
                 }
                 (true, false) => {
@@ -67,7 +70,13 @@ impl Sim {
         if !probe.on || probe.serial != serial || probe.link.is_some() {
             return;
         }
-        self.group_input(at, GroupEvent::Tried(self.servers[server].addr.clone()));
+        if !std::mem::replace(&mut self.probe(at, server).tried, true) {
+            self.group_input(at, GroupEvent::Tried(self.servers[server].addr.clone()));
+            let probe = self.probe(at, server);
+            if !probe.on || probe.serial != serial {
+                return; // what came of it ended this very probe
+            }
+        }
         let conn = self.open(Node::Monitor(at), Node::Server(server), Purpose::Probe { monitor: at, server });
         self.probe(at, server).attempts.push(conn);
         let timeout = self.plan.connect_timeout;

@@ -496,6 +496,8 @@ impl Driver {
         self.tend_brake(now);
         while let Some(name) = self.due.take(now) {
             self.time_passed(&name, now);
+            // Whoever is found silent next is one of many, if this one was.
+            self.tend_brake(now);
         }
         if now >= self.next_beat {
             self.next_beat = now + self.heartbeat();

@@ -207,8 +207,9 @@ impl Publisher {
             |e: topology::ZnodePathError| PublishError::Refused { path: service.into(), why: e.to_string() };
         let path = self.layout.view(name, service).map_err(refused)?;
         let data = unreachable.to_string().into_bytes();
-        // The first one says that all is well, of every service; a later one may be what the other monitor waits for.
-        let store = self.store.queued(if first { Queue::Usual } else { Queue::Urgent });
+        // One that names a server may be what the other monitor waits for; the first ones, of every service, are many.
+        let usual = first && unreachable.as_array().is_some_and(Vec::is_empty);
+        let store = self.store.queued(if usual { Queue::Usual } else { Queue::Urgent });
         if first {
             match store.delete(&path, ANY_VERSION).await {
                 Ok(()) | Err(PublishError::Absent { .. }) => {}

@@ -72,11 +72,6 @@ impl Detector {
         }
     }
 
-    /// Whether somebody has tried to reach it.
-    pub fn is_tried(&self) -> bool {
-        self.tried
-    }
-
     /// A connection was opened. The kernel does that; it is no sign of life.
     pub fn opened(&mut self) {
         (self.link, self.tried) = (Link::Open, true);

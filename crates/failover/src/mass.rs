@@ -15,6 +15,8 @@ use crate::{Health, Time};
 
 /// With fewer services none is braked: two that share a host are half of three.
 pub const FEWEST: usize = 4;
+/// So many known ones stand for all of them. The first few are no sample: dead ones are known sooner than those that answer.
+pub const SAMPLE: usize = 32;
 /// Losses within this time are at once.
 pub const AT_ONCE: Duration = Duration::from_secs(1);
 /// How long a loss has to last where no other monitor says anything.
@@ -67,15 +69,16 @@ impl Losses {
         self.lost
     }
 
-    /// Primaries of which something is known: a monitor that has just begun comes to know thousands one after the other, and
-    /// must not take the many of which it knows nothing for as many that answer.
+    /// Primaries of which something is known.
     pub fn known(&self) -> usize {
         self.known
     }
 
-    /// Since when there is a mass failure. One begins with many losses at once, and lasts until not as many are lost any more.
-    pub fn judge(&mut self, percent: u32, now: Time) -> Option<Time> {
-        let of = self.known;
+    /// Since when there is a mass failure among so many services. One begins with many losses at once, and lasts until not as
+    /// many are lost any more. A monitor that has just begun comes to know thousands one after the other, and must not take
+    /// those of which it knows nothing for as many that answer.
+    pub fn judge(&mut self, services: usize, percent: u32, now: Time) -> Option<Time> {
+        let of = if self.known < SAMPLE { services } else { self.known };
         while self.lately.front().is_some_and(|at| now > *at + AT_ONCE) {
             self.lately.pop_front();
         }
@@ -171,11 +174,11 @@ mod tests {
         let mut losses = ten();
         for n in 0..4 {
             began(&mut losses, ms(n * 100));
-            assert_eq!(losses.judge(30, ms(n * 100)), (n == 3).then_some(ms(300)), "{n}");
+            assert_eq!(losses.judge(10, 30, ms(n * 100)), (n == 3).then_some(ms(300)), "{n}");
         }
-        assert_eq!(losses.judge(30, ms(60_000)), Some(ms(300)), "it lasts as long as they are lost");
+        assert_eq!(losses.judge(10, 30, ms(60_000)), Some(ms(300)), "it lasts as long as they are lost");
         ended(&mut losses, ms(60_001));
-        assert_eq!((losses.lost(), losses.judge(30, ms(60_001))), (3, None));
+        assert_eq!((losses.lost(), losses.judge(10, 30, ms(60_001))), (3, None));
     }
 
     #[test]
@@ -183,7 +186,7 @@ mod tests {
         let mut losses = ten();
         for n in 0..10 {
             began(&mut losses, ms(n * 600));
-            assert_eq!(losses.judge(30, ms(n * 600)), None, "{n}");
+            assert_eq!(losses.judge(10, 30, ms(n * 600)), None, "{n}");
         }
     }
 
@@ -192,7 +195,7 @@ mod tests {
         let mut losses = ten();
         for n in 0..50 {
             began(&mut losses, ms(n));
-            assert_eq!(losses.judge(30, ms(n)), None);
+            assert_eq!(losses.judge(10, 30, ms(n)), None);
             ended(&mut losses, ms(n));
         }
     }
@@ -203,12 +206,23 @@ mod tests {
         let mut losses = Losses::default();
         for n in 0..1000 {
             losses.changed(Standing::Unknown, Standing::Lost, ms(n * 10));
-            assert_eq!(losses.judge(30, ms(n * 10)), (n >= 3).then_some(ms(30)), "{n}");
+            assert_eq!(losses.judge(1000, 30, ms(n * 10)), (n >= 31).then_some(ms(310)), "{n}");
         }
         for n in 0..1000 {
             losses.changed(Standing::Lost, Standing::Unknown, ms(20_000));
             assert_eq!((losses.known(), losses.lost()), (999 - n, 999 - n), "they are not watched any more");
         }
-        assert_eq!(losses.judge(30, ms(20_000)), None);
+        assert_eq!(losses.judge(0, 30, ms(20_000)), None);
+    }
+
+    /// Of a thousand, nine are dead, and among the first that are known.
+    #[test]
+    fn a_few_dead_ones_that_are_known_first_are_no_mass() {
+        let mut losses = Losses::default();
+        for n in 0..1000 {
+            let is = if n < 9 { Standing::Lost } else { Standing::There };
+            losses.changed(Standing::Unknown, is, ms(n));
+            assert_eq!(losses.judge(1000, 30, ms(n)), None, "{n}");
+        }
     }
 }

@@ -438,10 +438,11 @@ impl View {
         self.backends.keys().filter(gone).cloned().collect()
     }
 
-    /// Whether somebody has tried to reach every member. Before that [`Self::unreachable`] is no opinion: whoever is not named
-    /// there passes for one that was reached.
-    pub fn has_tried_all(&self) -> bool {
-        self.backends.values().all(|backend| backend.detector.is_tried())
+    /// Whether the members are known, and of each whether it can be reached. Before that [`Self::unreachable`] is no opinion:
+    /// whoever is not named there passes for one that was reached.
+    pub fn knows_all(&self, now: Time) -> bool {
+        let known = |addr| self.health_by(addr, now, self.limits.opinion_after()) != Health::Unknown;
+        !self.backends.is_empty() && self.backends.keys().all(known)
     }
 
     /// What is wrong with the recorded primary, and since when; nothing while anybody may still reach it (R10). The

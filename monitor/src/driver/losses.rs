@@ -35,7 +35,7 @@ impl Driver {
     /// Tells the groups when a mass failure begins or ends.
     pub(super) fn tend_brake(&mut self, now: Time) {
         let percent = self.around.config.failover.mass_failure_percent;
-        let since = self.losses.judge(percent, now);
+        let since = self.losses.judge(self.services.count(), percent, now);
         if since.is_some() == self.braked.is_some() {
             return;
         }

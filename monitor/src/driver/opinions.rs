@@ -141,8 +141,8 @@ impl Driver {
         self.reign.is_none() && !self.observes()
     }
 
-    /// Writes what this monitor cannot reach of a service, when that changed. Before it has tried to reach every server of it, it
-    /// says nothing.
+    /// Writes what this monitor cannot reach of a service, when that changed. Before it knows that of every server it says
+    /// nothing.
     pub(super) fn write_opinion(&mut self, name: &str) {
         if !self.has_opinion() {
             return;
@@ -153,7 +153,7 @@ impl Driver {
         };
         let view = service.group.view();
         let unreachable: Vec<Endpoint> = view.unreachable(now).into_iter().collect();
-        let speechless = service.opinion.is_none() && !view.has_tried_all();
+        let speechless = service.opinion.is_none() && !view.knows_all(now);
         if service.writes_opinion || speechless || service.opinion.as_ref() == Some(&unreachable) {
             return;
         }

@@ -42,6 +42,10 @@ impl Roster {
         self.numbers.contains_key(name)
     }
 
+    pub(super) fn count(&self) -> usize {
+        self.services.len()
+    }
+
     /// In the order of the names.
     pub(super) fn names(&self) -> Vec<String> {
         self.numbers.keys().cloned().collect()

@@ -90,7 +90,7 @@ async fn what_was_under_way_for_a_removed_service_does_not_reach_its_successor()
     driver.take(Input::Service(first.clone(), About::Opinion("other".into(), Some([at("a")].into()))));
 
     driver.take(Input::Discovered(Vec::new()));
-    assert_eq!(driver.services.iter().count(), 0);
+    assert_eq!(driver.services.count(), 0);
     assert!(driver.opinions.is_empty(), "what was thought of it goes with it");
     driver.take(Input::Discovered(vec!["posts".into()]));
     let second = id(&driver, "posts");
@@ -385,30 +385,39 @@ async fn hooks_hear_of_the_death_of_whoever_has_answered() {
     assert_eq!(refused(&mut driver), [], "once");
 }
 
+/// A driver of the service `posts` with the one server a, which has answered: what it said, and when that was heard.
+fn answered(file: &str) -> (Driver, Arc<Observation>, Time) {
+    let mut driver = driver_of(file);
+    driver.take(Input::Discovered(vec!["posts".into()]));
+    let id = id(&driver, "posts");
+    driver.take(Input::Service(id.clone(), topology("a")));
+    driver.take(Input::Service(id, About::Event(Event::Opened(at("a")))));
+    let observation = Arc::new(observation());
+    let heard = answers(&mut driver, &observation);
+    (driver, observation, heard)
+}
+
+/// The server a says this once more; gives when that was heard.
+fn answers(driver: &mut Driver, observation: &Arc<Observation>) -> Time {
+    let seen = Event::Seen(at("a"), driver.now(), observation.clone());
+    driver.take(Input::Service(id(driver, "posts"), About::Event(seen)));
+    driver.services.get("posts").unwrap().group.view().backends[&at("a")].detector.last_byte()
+}
+
 /// What was told of a server that answers again is taken back at once, by whoever is asked for his opinion.
 #[tokio::test]
 async fn an_answer_of_one_that_was_told_to_be_out_of_reach_is_news() {
-    let mut driver = driver();
-    driver.take(Input::Discovered(vec!["posts".into()]));
-    let (id, now) = (id(&driver, "posts"), driver.now());
-    driver.take(Input::Service(id.clone(), topology("a")));
-    let observation = Arc::new(observation());
-    let seen = || Event::Seen(at("a"), now, observation.clone());
-    driver.take(Input::Service(id.clone(), About::Event(Event::Opened(at("a")))));
-    driver.take(Input::Service(id, About::Event(seen())));
+    let (mut driver, observation, heard) = answered(FILE);
+    let seen = || Event::Seen(at("a"), heard, observation.clone());
     let rests = |driver: &mut Driver, told: &[&str]| {
         let service = driver.services.get_mut("posts").unwrap();
         service.opinion = Some(told.iter().map(|name| at(name)).collect());
-        [seen(), Event::Tick]
-            .map(|event| service.is_at_rest(&event, service.group.view().reign.is_none(), now))
+        let speaks = service.group.view().reign.is_none();
+        [seen(), Event::Tick].map(|event| service.is_at_rest(&event, speaks, heard))
     };
     assert_eq!(rests(&mut driver, &[]), [true, true]);
     assert_eq!(rests(&mut driver, &["a"]), [false, false]);
-    assert_eq!(
-        rests(&mut driver, &["b"]),
-        [true, false],
-        "it left; what was said of it is taken back in time"
-    );
+    assert_eq!(rests(&mut driver, &["b"]), [true, false], "it left, and what was said of it is taken back");
     driver.group("posts", Event::Reign(Some(1)));
     assert_eq!(rests(&mut driver, &["a"]), [true, true], "whoever leads has no opinion");
 }
@@ -416,59 +425,58 @@ async fn an_answer_of_one_that_was_told_to_be_out_of_reach_is_news() {
 /// What is suspected is looked at by whoever is to be told of it, though it may be only late.
 #[tokio::test]
 async fn time_that_passes_is_no_news_while_every_server_answers() {
-    let mut driver = driver();
-    driver.take(Input::Discovered(vec!["posts".into()]));
-    let (id, now) = (id(&driver, "posts"), driver.now());
-    driver.take(Input::Service(id.clone(), topology("a")));
-    for event in [Event::Opened(at("a")), Event::Seen(at("a"), now, observation().into())] {
-        driver.take(Input::Service(id.clone(), About::Event(event)));
-    }
+    let (driver, _, heard) = answered(FILE);
     let service = driver.services.get("posts").unwrap();
-    let (now, ms) = (driver.now(), Duration::from_millis);
-    let rests = [0, 150, 250, 450, 550].map(|later| service.is_at_rest(&Event::Tick, false, now + ms(later)));
+    let rests = [0, 199, 200, 450, 550]
+        .map(|later| service.is_at_rest(&Event::Tick, false, heard + Duration::from_millis(later)));
     assert_eq!(rests, [true, true, false, false, false]);
+}
+
+/// Whoever is not named in an opinion passes for one that was reached.
+#[tokio::test]
+async fn nothing_is_said_of_a_service_before_all_of_it_is_known() {
+    let mut driver = driver();
+    driver.registered = Some(1);
+    driver.take(Input::Discovered(vec!["posts".into()]));
+    let id = id(&driver, "posts");
+    let said = |driver: &mut Driver, event: Event| {
+        driver.take(Input::Service(id.clone(), About::Event(event)));
+        let unsettled = driver.unsettled();
+        driver.write_opinions(&unsettled);
+        driver.services.get("posts").unwrap().opinion.clone()
+    };
+    assert_eq!(said(&mut driver, Event::Store(true)), None, "its members are not known");
+    let announced = Topology { primary: at("a"), replicas: Vec::new() };
+    assert_eq!(said(&mut driver, Event::Announced(Announced::Is(announced), 0)), None, "nobody has tried");
+    assert_eq!(said(&mut driver, Event::Tried(at("a"))), None);
+    assert_eq!(said(&mut driver, Event::Opened(at("a"))), None, "the kernel does that");
+    let asked = driver.now();
+    assert_eq!(said(&mut driver, Event::Seen(at("a"), asked, observation().into())), Some(Vec::new()));
 }
 
 /// With few questions within `down_after_ms` the opinion is told of a server that nobody suspects yet.
 #[tokio::test]
 async fn the_opinion_is_told_in_time_with_any_ping_interval() {
-    let mut driver = driver_of(&format!("{FILE}[detector]\nping_interval_ms = 1000\ndown_after_ms = 2000\n"));
-    driver.take(Input::Discovered(vec!["posts".into()]));
-    let id = id(&driver, "posts");
-    driver.take(Input::Service(id.clone(), topology("a")));
-    driver.take(Input::Service(id.clone(), About::Event(Event::Opened(at("a")))));
-    let seen = Event::Seen(at("a"), driver.now(), observation().into());
-    driver.take(Input::Service(id, About::Event(seen)));
-    let (now, ms) = (driver.now(), Duration::from_millis);
+    let (mut driver, _, heard) =
+        answered(&format!("{FILE}[detector]\nping_interval_ms = 1000\ndown_after_ms = 2000\n"));
     let service = driver.services.get_mut("posts").unwrap();
     service.opinion = Some(Vec::new());
-    let rests = [1500, 1700].map(|later| service.is_at_rest(&Event::Tick, true, now + ms(later)));
-    assert_eq!(rests, [true, false]);
-    assert!(service.take_unsettled(true, now), "it has answered");
-    let unsettled = [1500, 1700].map(|later| service.take_unsettled(true, now + ms(later)));
-    assert_eq!(unsettled, [false, true]);
+    let moments = [1599, 1600].map(|later| heard + Duration::from_millis(later));
+    assert_eq!(moments.map(|now| service.is_at_rest(&Event::Tick, true, now)), [true, false]);
+    assert!(service.take_unsettled(true, heard), "it has answered");
+    assert_eq!(moments.map(|now| service.take_unsettled(true, now)), [false, true]);
 }
 
 /// That a server is well again may be all that there is to tell of it.
 #[tokio::test]
 async fn what_was_not_well_is_looked_at_once_more_when_it_is() {
-    let mut driver = driver();
-    driver.take(Input::Discovered(vec!["posts".into()]));
-    let id = id(&driver, "posts");
-    driver.take(Input::Service(id.clone(), topology("a")));
-    let observation = Arc::new(observation());
-    driver.take(Input::Service(id.clone(), About::Event(Event::Opened(at("a")))));
-    let seen = Event::Seen(at("a"), driver.now(), observation.clone());
-    driver.take(Input::Service(id.clone(), About::Event(seen)));
-    let (now, ms) = (driver.now(), Duration::from_millis);
-    let service = driver.services.get_mut("posts").unwrap();
-    let unsettled = [0, 1, 250].map(|later| service.take_unsettled(false, now + ms(later)));
-    assert_eq!(unsettled, [true, false, true], "at 250 ms it is late");
-    let again = Event::Seen(at("a"), driver.now(), observation);
-    driver.take(Input::Service(id, About::Event(again)));
-    let now = driver.now();
-    let service = driver.services.get_mut("posts").unwrap();
-    assert_eq!([0, 1].map(|later| service.take_unsettled(false, now + ms(later))), [true, false]);
+    let (mut driver, observation, heard) = answered(FILE);
+    let unsettled =
+        |driver: &mut Driver, now: Time| driver.services.get_mut("posts").unwrap().take_unsettled(false, now);
+    let looks = [0, 0, 200].map(|later| unsettled(&mut driver, heard + Duration::from_millis(later)));
+    assert_eq!(looks, [true, false, true], "in the end it is late");
+    let heard = answers(&mut driver, &observation);
+    assert_eq!([unsettled(&mut driver, heard), unsettled(&mut driver, heard)], [true, false]);
 }
 
 /// After a stall the records of all services are read again. One that is as it was is only vouched for; another one counts.

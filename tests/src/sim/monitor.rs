@@ -528,8 +528,10 @@ impl Sim {
     fn write_opinion(&mut self, at: usize) {
         let m = &mut self.monitors[at];
         let Some(generation) = m.client.registered else { return };
-        let unreachable = m.group.view().unreachable(m.time(self.now));
-        if m.written.as_deref() == Some(&unreachable) {
+        let (view, now) = (m.group.view(), m.time(self.now));
+        let unreachable = view.unreachable(now);
+        let speechless = m.written.is_none() && !view.knows_all(now);
+        if speechless || m.written.as_deref() == Some(&unreachable) {
             return;
         }
         let said = Rc::new(unreachable);

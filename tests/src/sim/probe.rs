@@ -70,11 +70,12 @@ impl Sim {
         if !probe.on || probe.serial != serial || probe.link.is_some() {
             return;
         }
-        if !std::mem::replace(&mut self.probe(at, server).tried, true) {
+        if !std::mem::replace(&mut probe.tried, true) {
+            let life = self.monitors[at].life;
             self.group_input(at, GroupEvent::Tried(self.servers[server].addr.clone()));
             let probe = self.probe(at, server);
-            if !probe.on || probe.serial != serial {
-                return; // what came of it ended this very probe
+            if !probe.on || probe.serial != serial || self.monitors[at].life != life {
+                return; // what came of it ended this very probe, or the monitor
             }
         }
         let conn = self.open(Node::Monitor(at), Node::Server(server), Purpose::Probe { monitor: at, server });

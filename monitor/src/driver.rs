@@ -203,7 +203,7 @@ pub(crate) struct Driver {
     quiet: Quiet,
     /// How long this monitor stood still when it last did, when that was, and the same in milliseconds since 1970.
     stood_still: Option<(Duration, Time, u64)>,
-    /// When the loop meant to wake at the latest.
+    /// When the loop meant to wake at the latest or, since it is awake, when it last looked at the clock.
     planned: Time,
     next_beat: Time,
     /// When the voter's answer is made anew.
@@ -305,9 +305,9 @@ impl Driver {
                 _ = inbox.recv_many(&mut inputs, AT_ONCE) => {}
                 () = sleep_until(wake) => {}
             }
-            self.notice_stall();
             let more = inputs.len() == AT_ONCE;
             for input in inputs.drain(..) {
+                self.notice_stall();
                 // What is not about one service may end the lead, and then no group may act on it any more.
                 let about_all = !matches!(input, Input::Service(..));
                 if matches!(input, Input::Stop) {
@@ -319,6 +319,7 @@ impl Driver {
                 }
                 self.tend_brake(self.now());
             }
+            self.notice_stall();
             if self.keeps_up(more)
                 && let Some(end) = self.tick()
             {
@@ -372,7 +373,8 @@ impl Driver {
 
     fn notice_stall(&mut self) {
         let now = self.now();
-        let late = now.saturating_sub(self.planned);
+        // Awake, the loop waits for nothing until it sleeps again: it may be stopped in the midst of a turn, too.
+        let late = now.saturating_sub(std::mem::replace(&mut self.planned, now));
         if late > self.stall() {
             self.lead.stalled(now);
             if let Some((_, since)) = &mut self.name_taken {
@@ -495,6 +497,7 @@ impl Driver {
         self.tend_lead(now);
         self.tend_brake(now);
         while let Some(name) = self.due.take(now) {
+            self.notice_stall();
             self.time_passed(&name, now);
             // Whoever is found silent next is one of many, if this one was.
             self.tend_brake(now);

@@ -432,6 +432,18 @@ async fn time_that_passes_is_no_news_while_every_server_answers() {
     assert_eq!(rests, [true, true, false, false, false]);
 }
 
+/// It is awake, and stopped before it has looked at the clock for the silence of others.
+#[tokio::test]
+async fn a_loop_that_is_stopped_in_the_midst_of_a_turn_notices() {
+    let mut driver = driver();
+    driver.planned = driver.now() + Duration::from_millis(200);
+    driver.notice_stall();
+    std::thread::sleep(Duration::from_millis(150));
+    assert_eq!(driver.metrics.stalls.get(), 0);
+    driver.notice_stall();
+    assert_eq!(driver.metrics.stalls.get(), 1, "later than a quarter of down_after_ms");
+}
+
 /// Whoever is not named in an opinion passes for one that was reached.
 #[tokio::test]
 async fn nothing_is_said_of_a_service_before_all_of_it_is_known() {

@@ -279,9 +279,20 @@ fn another_copy(round: &Round<'_>, victim: usize, busy: &BTreeSet<&Target>) -> b
     round.stage.group.redis.iter().enumerate().any(holds)
 }
 
+/// Of the recorded primary, which is stamped anew. One that was replaced and does not know it may have the last copy of
+/// everything attached to it: without a fence that copy proves nothing any more, and only an operator could choose it.
 fn erase_fence(round: &mut Round<'_>, busy: &BTreeSet<&Target>) {
+    if busy.contains(&Target::ZooKeeper) {
+        return;
+    }
+    let Ok(state) = round.stage.group.try_state() else { return };
+    let recorded = |redis: &Redis| {
+        redis.endpoint() == state.primary.addr
+            && redis.is_primary()
+            && redis.try_info("run_id").is_ok_and(|own| own == state.primary.run_id)
+    };
     let primary = (0..REDIS.len())
-        .find(|at| !busy.contains(&Target::Redis(*at)) && round.stage.group.redis[*at].is_primary());
+        .find(|at| !busy.contains(&Target::Redis(*at)) && recorded(&round.stage.group.redis[*at]));
     if let Some(primary) = primary {
         round.note(format!("DEL albireo:fence on {}", REDIS[primary]));
         let _ = round.stage.group.redis[primary].try_cmd(&["DEL", "albireo:fence"]);

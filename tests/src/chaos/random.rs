@@ -9,6 +9,8 @@ use std::collections::BTreeSet;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use topology::{Phase, State};
+
 use super::Round;
 use super::stage::{APIS, MONITORS, REDIS};
 use crate::netns::Cut;
@@ -258,15 +260,13 @@ fn another_copy(round: &Round<'_>, victim: usize, busy: &BTreeSet<&Target>) -> b
         return false;
     }
     let Ok(state) = round.stage.group.try_state() else { return false };
-    let runs = |redis: &Redis, run_id: &str| redis.try_info("run_id").is_ok_and(|own| own == run_id);
     let holds = |(at, redis): (usize, &Redis)| {
         let addr = redis.endpoint();
         if at == victim || busy.contains(&Target::Redis(at)) {
             return false;
         }
         if addr == state.primary.addr {
-            let serves = state.phase == topology::Phase::Serving;
-            return serves && redis.is_primary() && runs(redis, &state.primary.run_id);
+            return serves(redis, &state);
         }
         let Some(entry) = state.in_sync(&addr) else { return false };
         // Nothing, or an error, is no number.
@@ -279,21 +279,31 @@ fn another_copy(round: &Round<'_>, victim: usize, busy: &BTreeSet<&Target>) -> b
     round.stage.group.redis.iter().enumerate().any(holds)
 }
 
-/// Of the recorded primary, which is stamped anew. One that was replaced and does not know it may have the last copy of
-/// everything attached to it: without a fence that copy proves nothing any more, and only an operator could choose it.
+fn runs(redis: &Redis, run_id: &str) -> bool {
+    redis.try_info("run_id").is_ok_and(|own| own == run_id)
+}
+
+/// Whether this is the primary of the record, the very process, and its promotion is done.
+fn serves(redis: &Redis, state: &State) -> bool {
+    state.phase == Phase::Serving
+        && redis.endpoint() == state.primary.addr
+        && redis.is_primary()
+        && runs(redis, &state.primary.run_id)
+}
+
+/// At whoever says that he is primary, replaced or not, as long as the recorded one serves. Where it does not, the last copy of
+/// everything may be attached to one that was replaced: without a fence it proves nothing, and only an operator could choose it.
 fn erase_fence(round: &mut Round<'_>, busy: &BTreeSet<&Target>) {
     if busy.contains(&Target::ZooKeeper) {
         return;
     }
     let Ok(state) = round.stage.group.try_state() else { return };
-    let recorded = |redis: &Redis| {
-        redis.endpoint() == state.primary.addr
-            && redis.is_primary()
-            && redis.try_info("run_id").is_ok_and(|own| own == state.primary.run_id)
-    };
-    let primary = (0..REDIS.len())
-        .find(|at| !busy.contains(&Target::Redis(*at)) && recorded(&round.stage.group.redis[*at]));
-    if let Some(primary) = primary {
+    let redis = &round.stage.group.redis;
+    let free = |at: &usize| !busy.contains(&Target::Redis(*at));
+    if !(0..REDIS.len()).filter(free).any(|at| serves(&redis[at], &state)) {
+        return;
+    }
+    if let Some(primary) = (0..REDIS.len()).filter(free).find(|at| redis[*at].is_primary()) {
         round.note(format!("DEL albireo:fence on {}", REDIS[primary]));
         let _ = round.stage.group.redis[primary].try_cmd(&["DEL", "albireo:fence"]);
     }

@@ -45,7 +45,9 @@ impl Sim {
                     let probe = self.probe(at, server);
                     probe.on = true;
                     let serial = probe.serial;
-                    self.start(at, 0, Timer::Attempt { server, serial });
+                    // Of thousands of servers, some wait for their turn.
+                    let wait = if self.rng.u8(0..8) == 0 { self.rng.u64(0..1500) * MS } else { 0 };
+                    self.start(at, wait, Timer::Attempt { server, serial });
                     self.open_orders(at, server);
                 }
                 (true, false) => {

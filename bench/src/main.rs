@@ -2,6 +2,7 @@
 //!
 //! Arguments name the benchmarks to run; without any, all of them.
 
+mod alarms;
 mod announcement;
 mod durabilities;
 mod durability;
@@ -26,6 +27,7 @@ const ALL: &[(&str, Benchmark)] = &[
     ("services", services::run),
     ("switchover", switchover::run),
     ("security", security::run),
+    ("alarms", alarms::run),
 ];
 
 fn main() -> ExitCode {

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 use topology::Endpoint;
-use wire::{Link, LinkError, Login, OpenError, Receiver, Reply, cmd};
+use wire::{Answer, Link, LinkError, Login, OpenError, Receiver, Reply, cmd};
 
 use crate::clock::Clock;
 use crate::config::Detector;
@@ -147,7 +147,7 @@ pub(crate) enum Report {
     /// Whether the server has room for writes.
     BrownOut(Endpoint, Option<BrownOut>),
     /// An order was carried out as far as its EXEC.
-    Acted(Order),
+    Acted(Box<Order>),
 }
 
 struct Probe<R> {
@@ -252,8 +252,8 @@ impl<R: Fn(Report)> Probe<R> {
         let (questions, room) = (redis::questions(), redis::room_questions());
         let (quick, all) = (encoded(&questions), encoded(questions.iter().chain(&room)));
         let (mut due, mut wanted, mut room_due) = (self.clock.now(), true, Time::ZERO);
-        // The last answer as bytes, and what it says. A server at rest says the same again and again.
-        let mut last: Option<(Vec<u8>, Arc<Observation>)> = None;
+        // The last answer, and what it says. A server at rest says the same again and again.
+        let mut last: Option<(Answer, Arc<Observation>)> = None;
         let mut asked: Option<Asked> = None;
         // Kept from turn to turn: to make them anew for each is most of what a probe costs beside its two calls of the kernel.
         let mut look = pin!(self.look.notified());
@@ -283,9 +283,13 @@ impl<R: Fn(Report)> Probe<R> {
                 alarm.as_mut().reset(wake);
             }
             let expected = asked.as_ref().map_or(1, |asked| questions.len() + if asked.room { 2 } else { 0 });
-            tokio::select! {
+            let before = last.as_ref().map(|(answer, _)| answer);
+            let same = tokio::select! {
                 biased;
-                answer = receiver.whole(expected) => if answer.is_err() { return },
+                answer = receiver.whole(expected, before) => match answer {
+                    Ok(same) => same,
+                    Err(_) => return,
+                },
                 () = look.as_mut() => {
                     look.set(self.look.notified());
                     wanted = true;
@@ -295,7 +299,7 @@ impl<R: Fn(Report)> Probe<R> {
                     if asked.as_ref().is_some_and(|asked| self.clock.now() >= silent(asked)) {
                         // Where this process has more to do than time, the answer may be there, and nobody has looked.
                         tokio::task::yield_now().await;
-                        match receiver.whole(expected).now_or_never() {
+                        match receiver.whole(expected, before).now_or_never() {
                             Some(Ok(_)) => {}
                             Some(Err(_)) | None => return,
                         }
@@ -303,22 +307,20 @@ impl<R: Fn(Report)> Probe<R> {
                     wanted = true;
                     continue;
                 }
-            }
+            };
             let Some(Asked { at, room }) = asked.take() else { return }; // nobody asked for that
             self.target.took.observe(self.clock.now().saturating_sub(at).as_secs_f64());
-            let Ok(bytes) = receiver.whole(questions.len()).await else { return };
-            let same = last.as_ref().filter(|(before, _)| before == bytes);
-            let read = match same.map(|(before, seen)| (before.len(), seen.clone())) {
-                Some((length, seen)) => {
-                    receiver.skip(length);
-                    Ok(seen)
+            let read = match last.as_ref().filter(|_| same) {
+                Some((answer, seen)) => {
+                    receiver.skip(answer);
+                    Ok(seen.clone())
                 }
                 None => {
-                    let bytes = bytes.to_vec();
-                    let Some(answers) = take(&mut receiver, questions.len()) else { return };
-                    let read = redis::observation(&answers, run_id.as_deref().unwrap_or_default(), peer)
+                    let Ok(Some(answer)) = receiver.answer(questions.len()) else { return };
+                    let Some(replies) = take(&mut receiver, questions.len()) else { return };
+                    let read = redis::observation(&replies, run_id.as_deref().unwrap_or_default(), peer)
                         .map(Arc::new);
-                    last = read.as_ref().ok().map(|seen| (bytes, seen.clone()));
+                    last = read.as_ref().ok().map(|seen| (answer, seen.clone()));
                     read
                 }
             };
@@ -594,7 +596,7 @@ async fn act<R: Fn(Report)>(
         }
         (None, _) => return Err(LinkError::Protocol),
     }
-    report(Report::Acted(order.clone()));
+    report(Report::Acted(Box::new(order.clone())));
     Ok(Outcome::Done(redis::observation(after, run_id, link.peer()).ok()))
 }
 

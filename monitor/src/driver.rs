@@ -114,7 +114,7 @@ pub(crate) enum About {
     /// Whether a server has room for writes.
     BrownOut(Endpoint, Option<BrownOut>),
     /// An order was carried out.
-    Acted(Order),
+    Acted(Box<Order>),
     /// The publication of this epoch failed.
     NotPublished(u64, PublishError),
     /// What a monitor thinks of the backends.

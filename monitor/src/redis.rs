@@ -196,7 +196,7 @@ fn strange(why: &str) -> NoAnswer {
 }
 
 /// `slave0:ip=127.0.0.1,port=6380,state=online,offset=14,lag=0`
-fn replicas(info: &InfoReply) -> Vec<(String, u64)> {
+fn replicas(info: &InfoReply<'_>) -> Vec<(String, u64)> {
     let one = |entry: &str| {
         let part = |name: &str| entry.split(',').find_map(|p| p.strip_prefix(name)?.strip_prefix('='));
         (part("state") == Some("online"))
@@ -206,7 +206,7 @@ fn replicas(info: &InfoReply) -> Vec<(String, u64)> {
     info.numbered("slave").filter_map(one).collect()
 }
 
-fn source(info: &InfoReply) -> Option<Endpoint> {
+fn source(info: &InfoReply<'_>) -> Option<Endpoint> {
     let (host, port) = (info.field("master_host")?, info.field("master_port")?);
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     format!("{host}:{port}").parse().ok()

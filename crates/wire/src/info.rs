@@ -1,5 +1,6 @@
 //! The two reports of a server about itself: INFO and ROLE.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::Reply;
@@ -7,13 +8,17 @@ use crate::Reply;
 /// The text of INFO: `field:value` lines below `# Section` lines. Fields are looked up in the text, since a probe
 /// wants a handful of a hundred.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InfoReply(String);
+pub struct InfoReply<'a>(Cow<'a, str>);
 
-impl InfoReply {
+impl<'a> InfoReply<'a> {
     /// The report in a reply; `None` if the reply is none.
-    pub fn from_reply(reply: &Reply) -> Option<Self> {
+    pub fn from_reply(reply: &'a Reply) -> Option<Self> {
         match reply {
-            Reply::Bulk(text) => Some(Self(String::from_utf8_lossy(text).into_owned())),
+            // All of it is text, but for what an operator or a module may have named; to look for what is not costs more.
+            Reply::Bulk(text) => Some(Self(match std::str::from_utf8(text) {
+                Ok(text) => Cow::Borrowed(text),
+                Err(_) => String::from_utf8_lossy(text),
+            })),
             Reply::Nil | Reply::Status(_) | Reply::Int(_) | Reply::Error(_) | Reply::Array(_) => None,
         }
     }
@@ -169,7 +174,8 @@ mod tests {
     #[test]
     fn fields_of_info() {
         let text = "# Server\r\nrun_id:abc\r\nrun_id_x:1\r\n\r\n# Replication\r\nrole:master\r\nslave0:ip=::1,port=1\r\n";
-        let info = InfoReply::from_reply(&bulk(text)).unwrap();
+        let reply = bulk(text);
+        let info = InfoReply::from_reply(&reply).unwrap();
         assert_eq!(info.field("run_id"), Some("abc"));
         assert_eq!(info.field("slave0"), Some("ip=::1,port=1"));
         assert_eq!((info.field("run"), info.number("run_id"), info.flag("run_id_x")), (None, None, true));
@@ -179,9 +185,11 @@ mod tests {
         );
         assert_eq!(info.section("Server").count(), 2);
         assert_eq!(info.numbered("slave").collect::<Vec<_>>(), ["ip=::1,port=1"]);
-        let gap =
-            InfoReply::from_reply(&bulk("x0:a\r\nx1:b\r\nx3:d\r\nx18446744073709551615:e\r\n")).unwrap();
+        let gap = bulk("x0:a\r\nx1:b\r\nx3:d\r\nx18446744073709551615:e\r\n");
+        let gap = InfoReply::from_reply(&gap).unwrap();
         assert_eq!(gap.numbered("x").collect::<Vec<_>>(), ["a", "b"]);
+        let broken = Reply::Bulk(Bytes::from_static(b"role:slave\r\nx:\xff\r\n"));
+        assert_eq!(InfoReply::from_reply(&broken).unwrap().field("role"), Some("slave"));
         assert!(InfoReply::from_reply(&Reply::Error("NOPERM".into())).is_none());
     }
 

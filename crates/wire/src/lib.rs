@@ -26,5 +26,5 @@ mod stream;
 
 pub use command::Command;
 pub use info::{InfoReply, ReplicaLink, Role, RoleError};
-pub use link::{Link, LinkError, Login, MAX_REPLY_BYTES, OpenError, Receiver, Sender};
+pub use link::{Answer, Link, LinkError, Login, MAX_REPLY_BYTES, OpenError, Receiver, Sender};
 pub use reply::{Garbage, Reply, take_reply};

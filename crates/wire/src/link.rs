@@ -111,6 +111,13 @@ pub struct Receiver {
     alert: Option<String>,
 }
 
+/// Several replies as they came.
+#[derive(Debug)]
+pub struct Answer {
+    bytes: Vec<u8>,
+    replies: usize,
+}
+
 impl Link {
     /// Connects, logs in, tells the server our name and reads which process it is; all within `timeout`.
     ///
@@ -263,22 +270,35 @@ impl Receiver {
         }
     }
 
-    /// Waits until so many replies are there as a whole, and shows them as bytes, for whoever asks the same again and again
-    /// and looks first whether the answer is another one. They stay: [`Receiver::skip`] passes over them,
+    /// Waits until so many replies are there as a whole, for whoever asks the same again and again and wants to know only what
+    /// has changed: whether the first of them are `before` once more. They stay: [`Receiver::skip`] passes over those,
     /// [`Receiver::buffered`] reads them. Cancel-safe as [`Receiver::next`].
-    pub async fn whole(&mut self, count: usize) -> Result<&[u8], LinkError> {
+    pub async fn whole(&mut self, count: usize, before: Option<&Answer>) -> Result<bool, LinkError> {
         loop {
-            let end = end_of_replies(&self.buffer, count, self.max_bytes).map_err(|_| LinkError::Protocol)?;
-            if let Some(end) = end {
-                return Ok(&self.buffer[..end]);
+            // The same bytes are the same replies, and end where those ended.
+            let same =
+                before.filter(|before| before.replies <= count && self.buffer.starts_with(&before.bytes));
+            let (at, known) = same.map_or((0, 0), |same| (same.bytes.len(), same.replies));
+            if self.end_of(at, count - known)?.is_some() {
+                return Ok(same.is_some());
             }
             self.more().await?;
         }
     }
 
-    /// Passes over so many bytes that [`Receiver::whole`] has shown.
-    pub fn skip(&mut self, bytes: usize) {
-        self.buffer.advance(bytes.min(self.buffer.len()));
+    /// So many replies as they came, to be known again ([`Receiver::whole`]); nothing if they are not all there. They stay.
+    pub fn answer(&self, replies: usize) -> Result<Option<Answer>, LinkError> {
+        let end = self.end_of(0, replies)?;
+        Ok(end.map(|end| Answer { bytes: self.buffer[..end].to_vec(), replies }))
+    }
+
+    /// Passes over an answer that came once more.
+    pub fn skip(&mut self, answer: &Answer) {
+        self.buffer.advance(answer.bytes.len().min(self.buffer.len()));
+    }
+
+    fn end_of(&self, at: usize, count: usize) -> Result<Option<usize>, LinkError> {
+        end_of_replies(&self.buffer[at..], count, self.max_bytes).map_err(|_| LinkError::Protocol)
     }
 
     async fn more(&mut self) -> Result<(), LinkError> {

@@ -17,7 +17,8 @@ struct Server {
 }
 
 impl Server {
-    /// Starts a server with these further options and waits until it listens.
+    /// Starts a server with these further options and waits until it answers. That somebody listens is not enough: a child that
+    /// another test forks meanwhile holds the socket of [`free_port`] until its exec.
     async fn start(options: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let port = free_port();
@@ -31,12 +32,12 @@ impl Server {
             .expect("redis-server is installed");
         let server = Self { child, addr: at(port), _dir: dir };
         for _ in 0..500 {
-            if tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
-                return server;
+            match Link::open(&server.addr, &Login::default(), "albireo-test", LIMIT).await {
+                Ok(_) | Err(OpenError::Login(_) | OpenError::TurnedAway(_)) => return server,
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("redis-server does not listen on {port}");
+        panic!("redis-server does not answer on {port}");
     }
 
     async fn link(&self) -> Link {
@@ -146,6 +147,40 @@ async fn a_reply_survives_a_cancelled_wait() {
     receiver.limit(1 << 20);
     sender.send(&[cmd!["GET", "k"]]).await.unwrap();
     assert_eq!(receiver.next().await, Err(LinkError::Protocol));
+}
+
+#[tokio::test]
+async fn the_same_answer_is_known_again() {
+    let server = Server::start(&[]).await;
+    let (mut sender, mut receiver) = server.link().await.split();
+    let questions = [cmd!["GET", "key"], cmd!["CONFIG", "GET", "maxmemory"]];
+    let more = [cmd!["ECHO", "more"]];
+    let text = |reply: Option<Reply>| reply.and_then(|reply| reply.text().map(str::to_owned));
+
+    sender.send(&questions).await.unwrap();
+    assert_eq!(receiver.whole(2, None).await, Ok(false));
+    let answer = receiver.answer(2).unwrap().unwrap();
+    assert!(receiver.answer(3).unwrap().is_none(), "it was not asked for");
+    receiver.skip(&answer);
+    assert_eq!(receiver.buffered(), Ok(None));
+
+    // The same, and one more behind it.
+    sender.send(&[&questions[..], &more].concat()).await.unwrap();
+    assert_eq!(receiver.whole(3, Some(&answer)).await, Ok(true));
+    receiver.skip(&answer);
+    assert_eq!(text(receiver.buffered().unwrap()).as_deref(), Some("more"));
+
+    // Another one, longer than that; it can be read.
+    sender.send(&[&[cmd!["SET", "key", "value"]][..], &questions, &more].concat()).await.unwrap();
+    assert!(receiver.next().await.unwrap().is_ok());
+    assert_eq!(receiver.whole(3, Some(&answer)).await, Ok(false));
+    assert_eq!(text(receiver.buffered().unwrap()).as_deref(), Some("value"));
+    assert_eq!(receiver.buffered().unwrap().unwrap().array().map(<[Reply]>::len), Some(2));
+    assert_eq!(text(receiver.buffered().unwrap()).as_deref(), Some("more"));
+
+    // Half of the same is waited for.
+    sender.send(&questions[..1]).await.unwrap();
+    assert!(tokio::time::timeout(Duration::from_millis(50), receiver.whole(2, Some(&answer))).await.is_err());
 }
 
 #[tokio::test]

@@ -548,3 +548,9 @@ async fn every_service_has_its_turn_on_the_board() {
     driver.tell_board_in_turn();
     assert_eq!(known(), 0);
 }
+
+/// Each of ten thousands of answers a second is handed over as one of these, and copied some eight times on its way.
+#[test]
+fn an_input_is_small() {
+    assert!(size_of::<Input>() <= 352, "{}", size_of::<Input>());
+}

@@ -6,6 +6,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::OnceLock;
 use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -207,17 +208,20 @@ fn keep(line: &str) {
     }
 }
 
-/// What was measured, where git can tell; with a `+` if it was changed since.
-fn commit() -> String {
+/// What is measured, where git can tell; with a `+` if it was changed since. As it was at the first call.
+pub(crate) fn commit() -> &'static str {
+    static COMMIT: OnceLock<String> = OnceLock::new();
     let git = |arguments: &[&str]| {
         let said =
             Command::new("git").current_dir(env!("CARGO_MANIFEST_DIR")).args(arguments).output().ok()?;
         said.status.success().then(|| String::from_utf8_lossy(&said.stdout).trim().to_owned())
     };
-    let changed =
-        git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|files| !files.is_empty());
-    let commit = git(&["rev-parse", "--short", "HEAD"]).unwrap_or_default();
-    commit + if changed { "+" } else { "" }
+    COMMIT.get_or_init(|| {
+        let changed =
+            git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|files| !files.is_empty());
+        let commit = git(&["rev-parse", "--short", "HEAD"]).unwrap_or_default();
+        commit + if changed { "+" } else { "" }
+    })
 }
 
 /// How busy the machine is while nothing of ours runs, in per cent of all processors' time: for a second.

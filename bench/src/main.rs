@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         eprintln!("there is no benchmark `{unknown}`; there are: {}", known.join(", "));
         return ExitCode::from(2);
     }
+    println!("At {}.", figures::commit()); // now: somebody may go on editing
     for (name, run) in ALL.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|w| w == name)) {
         println!("== {name}");
         let busy = figures::busy();

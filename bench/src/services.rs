@@ -2,7 +2,8 @@
 //! long a start takes, and many deaths at once. Their Redis servers are played ([`crate::stub`]): thousands of real ones do
 //! not fit. A row with as many real ones as fit shows that the played ones tell the truth.
 //!
-//! `BENCH_SERVICES=1,100` measures these sizes; by default 1, 100, 1000 and 3000.
+//! `BENCH_SERVICES=1,100` measures these sizes, by default 1, 100, 1000, 3000 and 50 real ones; one after the other in each of
+//! `BENCH_ROUNDS` rounds, of which a row has all figures. A p99 is that of one round.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -326,13 +327,33 @@ type Goal = (&'static str, fn(f64) -> bool);
 const NONE: Goal = ("none", |_| true);
 
 impl Figures {
+    /// What one round has come to, beside what earlier ones have.
     fn add(&mut self, services: &str, what: &str, unit: &'static str, figures: Vec<f64>, goal: Goal) {
-        let mut series = Series::default();
-        figures.into_iter().for_each(|figure| series.add(figure));
-        // One run's worth of names; a table is printed once.
-        let what = String::leak(format!("{services}: {what}"));
-        println!("{what}: median {:.2} {unit}", series.median());
-        self.rows.push(Measure { what, unit, figures: series, goal });
+        let row = self.row(services, what, unit, goal);
+        figures.into_iter().for_each(|figure| row.figures.add(figure));
+        println!("{}: median so far {:.2} {unit}", row.what, row.figures.median());
+    }
+
+    /// How often something happened in all rounds together.
+    fn count(&mut self, services: &str, what: &str, times: usize, goal: Goal) {
+        let row = self.row(services, what, "times", goal);
+        let before = if row.figures.len() == 0 { 0.0 } else { row.figures.median() };
+        row.figures = Series::default();
+        row.figures.add(before + times as f64);
+        println!("{}: {}", row.what, row.figures.median());
+    }
+
+    fn row(&mut self, services: &str, what: &str, unit: &'static str, goal: Goal) -> &mut Measure {
+        let what = format!("{services}: {what}");
+        let at = match self.rows.iter().position(|row| row.what == what) {
+            Some(at) => at,
+            None => {
+                // One run's worth of names; a table is printed once.
+                self.rows.push(Measure { what: String::leak(what), unit, figures: Series::default(), goal });
+                self.rows.len() - 1
+            }
+        };
+        &mut self.rows[at]
     }
 }
 
@@ -345,8 +366,10 @@ fn quantile(figures: &[f64], share: f64) -> f64 {
 
 pub(crate) fn run() -> Table {
     let wanted = std::env::var("BENCH_SERVICES").unwrap_or_else(|_| "1,100,1000,3000,real 50".to_owned());
+    let rounds = std::env::var("BENCH_ROUNDS").ok();
+    let rounds: usize = rounds.map_or(5, |text| text.parse().expect("BENCH_ROUNDS is a number")).max(1);
     let mut figures = Figures::default();
-    for size in wanted.split(',') {
+    for size in (0..rounds).flat_map(|_| wanted.split(',')) {
         figures.loads.add(load());
         let began = Clockwork::now();
         match size.strip_prefix("real ") {
@@ -361,9 +384,10 @@ pub(crate) fn run() -> Table {
         measures: figures.rows,
         loads: figures.loads,
         stolen: figures.stolen,
-        conditions: "one primary and one replica each, idle and with default settings but for what a row says, found by \
-                     `discover`; monitors, ZooKeeper and the servers, real or played, share the machine"
-            .into(),
+        conditions: format!(
+            "{rounds} rounds, one primary and one replica each, idle and with default settings but for what a row says, found by \
+             `discover`; monitors, ZooKeeper and the servers, real or played, share the machine"
+        ),
     }
 }
 
@@ -439,13 +463,8 @@ fn false_alarms(figures: &mut Figures, label: &str, fleet: &mut Fleet) {
     if let Servers::Played(stubs) = &mut fleet.servers {
         let events = stubs.iter_mut().flat_map(Stub::events);
         let promoted = events.filter(|(_, _, happened)| happened == "promoted").count();
-        figures.add(
-            label,
-            "promoted without a death, until then",
-            "",
-            vec![promoted as f64],
-            ("0", |count| count == 0.0),
-        );
+        let what = "promoted without a death, until then, in all rounds";
+        figures.count(label, what, promoted, ("0", |times| times == 0.0));
     }
 }
 

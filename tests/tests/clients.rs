@@ -267,8 +267,9 @@ impl Kept {
 
 /// Every client whose library is here; the others are named as skipped. Each has begun before the next one is started: where five
 /// interpreters start at once, a monitor may stand still, and right after that it names nobody.
-#[track_caller]
 fn start_all(ends: &Ends, primary: u16) -> Vec<Client> {
+    // Sought beforehand: that may take longer than a client's start.
+    let (python, node) = (python(), node());
     let mut clients = Vec::new();
     let mut take_in = |mut client: Client| {
         client.has_begun(primary);
@@ -278,7 +279,7 @@ fn start_all(ends: &Ends, primary: u16) -> Vec<Client> {
     let mut shell = Command::new("sh");
     shell.arg(script("redis-cli.sh"));
     take_in(Client::start("redis-cli", shell, ends));
-    match python() {
+    match python {
         Ok(python) => {
             for (name, file) in [("redis-py", "redis_py.py"), ("redis-py-asyncio", "redis_py_asyncio.py")] {
                 let mut command = Command::new(&python);
@@ -288,7 +289,7 @@ fn start_all(ends: &Ends, primary: u16) -> Vec<Client> {
         }
         Err(why) => skip("clients.rs: redis-py", why),
     }
-    match node() {
+    match node {
         Ok((node, modules)) => {
             for (name, file) in [("ioredis", "ioredis.js"), ("node-redis", "node-redis.js")] {
                 let mut command = Command::new(&node);

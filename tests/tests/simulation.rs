@@ -214,7 +214,10 @@ fn a_broken_rule_is_noticed() {
             sim::run(*seed, Some(*flaw), false).failure.is_some_and(|why| why.contains(expected))
         };
         match seeds.clone().find(noticed) {
-            Some(seed) => println!("{flaw:?}: noticed by seed {seed}"),
+            Some(seed) => {
+                println!("{flaw:?}: noticed by seed {seed}");
+                assert_eq!(sim::run(seed, None, false).failure, None, "also without {flaw:?}");
+            }
             None => missed.push(*flaw),
         }
     }
@@ -242,5 +245,10 @@ fn every_rule_is_broken_once() {
         for seed in 0..100 {
             assert_eq!(sim::run(seed, Some(*flaw), false).failure, None, "{flaw:?}, seed {seed}");
         }
+    }
+    // Of this one it says that nothing is lost.
+    for seed in 0..100 {
+        let failure = sim::run(seed, Some(Flaw::NoFenceAtTheEnd), false).failure;
+        assert!(failure.as_ref().is_none_or(|why| why.contains(STUCK)), "seed {seed}: {failure:?}");
     }
 }

@@ -14,7 +14,7 @@ impl<'a> InfoReply<'a> {
     /// The report in a reply; `None` if the reply is none.
     pub fn from_reply(reply: &'a Reply) -> Option<Self> {
         match reply {
-            // All of it is text, but for what an operator or a module may have named; to look for what is not costs more.
+            // The one looks at many bytes at once, the other, which is rarely needed, at each.
             Reply::Bulk(text) => Some(Self(match std::str::from_utf8(text) {
                 Ok(text) => Cow::Borrowed(text),
                 Err(_) => String::from_utf8_lossy(text),

@@ -270,9 +270,9 @@ impl Receiver {
         }
     }
 
-    /// Waits until so many replies are there as a whole, for whoever asks the same again and again and wants to know only what
-    /// has changed: whether the first of them are `before` once more. They stay: [`Receiver::skip`] passes over those,
-    /// [`Receiver::buffered`] reads them. Cancel-safe as [`Receiver::next`].
+    /// Waits until so many replies are there as a whole, for whoever asks the same again and again. True if the first of them are
+    /// `before` once more: then [`Receiver::skip`] passes over those. All stay; [`Receiver::buffered`] reads them. Cancel-safe as
+    /// [`Receiver::next`].
     pub async fn whole(&mut self, count: usize, before: Option<&Answer>) -> Result<bool, LinkError> {
         loop {
             // The same bytes are the same replies, and end where those ended.
@@ -292,9 +292,11 @@ impl Receiver {
         Ok(end.map(|end| Answer { bytes: self.buffer[..end].to_vec(), replies }))
     }
 
-    /// Passes over an answer that came once more.
+    /// Passes over an answer that came once more, if it did.
     pub fn skip(&mut self, answer: &Answer) {
-        self.buffer.advance(answer.bytes.len().min(self.buffer.len()));
+        if self.buffer.starts_with(&answer.bytes) {
+            self.buffer.advance(answer.bytes.len());
+        }
     }
 
     fn end_of(&self, at: usize, count: usize) -> Result<Option<usize>, LinkError> {

@@ -291,7 +291,7 @@ fn serves(redis: &Redis, state: &State) -> bool {
         && runs(redis, &state.primary.run_id)
 }
 
-/// At whoever says that he is primary, replaced or not, as long as the recorded one serves. Where it does not, the last copy of
+/// At one that says that it is primary, replaced or not, as long as the recorded one serves. Where it does not, the last copy of
 /// everything may be attached to one that was replaced: without a fence it proves nothing, and only an operator could choose it.
 fn erase_fence(round: &mut Round<'_>, busy: &BTreeSet<&Target>) {
     if busy.contains(&Target::ZooKeeper) {
@@ -303,7 +303,8 @@ fn erase_fence(round: &mut Round<'_>, busy: &BTreeSet<&Target>) {
     if !(0..REDIS.len()).filter(free).any(|at| serves(&redis[at], &state)) {
         return;
     }
-    if let Some(primary) = (0..REDIS.len()).filter(free).find(|at| redis[*at].is_primary()) {
+    let primaries: Vec<usize> = (0..REDIS.len()).filter(free).filter(|at| redis[*at].is_primary()).collect();
+    if let Some(primary) = round.rng.choice(primaries) {
         round.note(format!("DEL albireo:fence on {}", REDIS[primary]));
         let _ = round.stage.group.redis[primary].try_cmd(&["DEL", "albireo:fence"]);
     }

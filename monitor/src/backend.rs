@@ -1,13 +1,13 @@
 //! One Redis server: a probe that never stops asking, and orders carried out one at a time.
 //!
 //! The probe keeps one connection and asks every `ping_interval_ms`, or at once when told to. A close is reported as
-//! soon as the kernel tells of it. While there is no connection an attempt starts every 50 ms; earlier ones are not
-//! waited for. Orders use a second connection of their own, from look to act (R1), because WATCH belongs to it. That one is
+//! soon as the kernel tells of it. While nobody takes a connection an attempt starts every 50 ms; earlier ones are not
+//! waited for. Then the server has `down_after_ms` for its greeting, as for any answer. Orders use a second connection of their own, from look to act (R1), because WATCH belongs to it. That one is
 //! opened when an order may come, and closed when none has come for long: a server at rest has one connection.
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -16,9 +16,9 @@ use futures_util::FutureExt;
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{sleep_until, timeout};
 use topology::Endpoint;
-use wire::{Answer, Link, LinkError, Login, OpenError, Receiver, Reply, cmd};
+use wire::{Answer, Line, Link, LinkError, Login, OpenError, Receiver, Reply, cmd};
 
 use crate::clock::Clock;
 use crate::config::Detector;
@@ -45,6 +45,8 @@ pub(crate) struct Target {
     pub(crate) took: Histogram,
     /// Attempts to connect that are under way, to all servers.
     pub(crate) attempts: Arc<Semaphore>,
+    /// Greetings likewise.
+    pub(crate) greetings: Arc<Semaphore>,
     /// Orders under way but for promotions, likewise.
     pub(crate) turns: Arc<Semaphore>,
 }
@@ -60,16 +62,21 @@ impl Target {
 pub(crate) const ORDERS_MAX: usize = 128;
 
 /// Attempts under way at a time, of all servers: each to a silent host lasts `connect_timeout_ms`. Where more are due, a server
-/// without any waits until it is its turn: attempts are the dearest thing that a probe does, and where many servers answer late,
-/// for whatever reason, they must not make it worse. Attempts beside another one of the same server leave half of the room to
-/// the others, or a dozen silent hosts would fill it. The first one after a connection was closed is not counted: it is what
-/// tells of a death.
+/// without any waits until it is its turn. Attempts beside another one of the same server leave half of the room to the others,
+/// or a dozen silent hosts would fill it. The first one after the server closed a connection is not counted: it is what tells of
+/// a death.
 pub(crate) const ATTEMPTS_MAX: usize = 64;
+
+/// Greetings under way at a time, of all servers. They are the dearest thing that a probe does. A start with thousands of servers
+/// must not make so many of them wait for each other that they last longer than `down_after_ms`: what is then begun anew costs
+/// as much once more.
+pub(crate) const GREETINGS_MAX: usize = 16;
 
 /// A running probe and executor; both end when this is dropped.
 pub(crate) struct Backend {
     look: Arc<Notify>,
     jobs: mpsc::UnboundedSender<Job>,
+    plan: Arc<Plan>,
     /// A connection was asked for, and is not looked after yet.
     prepares: Arc<AtomicBool>,
     tasks: [JoinHandle<()>; 2],
@@ -86,11 +93,28 @@ impl Backend {
     {
         let look = Arc::new(Notify::new());
         let (jobs, inbox) = mpsc::unbounded_channel();
-        let probe = Probe { target: target.clone(), clock, look: look.clone(), report: report.clone() };
+        let plan = Arc::new(Plan::default());
+        let probe = Probe {
+            target: target.clone(),
+            clock,
+            look: look.clone(),
+            plan: plan.clone(),
+            report: report.clone(),
+        };
         let prepares = Arc::new(AtomicBool::new(false));
         let inbox = Jobs { inbox, prepares: prepares.clone() };
         let tasks = [tokio::spawn(probe.run()), tokio::spawn(execute(target, clock, inbox, report, store))];
-        Self { look, jobs, prepares, tasks }
+        Self { look, jobs, plan, prepares, tasks }
+    }
+
+    /// How late its probe is by now, if that is more than `limit`: this process has more to do than time, and an answer of the
+    /// server may be there. The next `limit` begins now.
+    pub(crate) fn is_late(&self, now: Time, limit: Duration) -> Option<Duration> {
+        let late = self.plan.late(now)?;
+        (late > limit).then(|| {
+            self.plan.wakes_at(now);
+            late
+        })
     }
 
     /// Asks now.
@@ -150,24 +174,58 @@ pub(crate) enum Report {
     Acted(Box<Order>),
 }
 
+/// When a probe means to wake at the latest, in microseconds of the clock, or [`u64::MAX`] while it waits for its turn. It
+/// runs in another thread than the driver, so that one may be late and the other not (R13).
+#[derive(Debug)]
+struct Plan(AtomicU64);
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self(AtomicU64::new(u64::MAX))
+    }
+}
+
+impl Plan {
+    fn wakes_at(&self, at: Time) {
+        self.0.store(u64::try_from(at.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn waits_for_its_turn(&self) {
+        self.0.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    fn late(&self, now: Time) -> Option<Duration> {
+        now.checked_sub(Duration::from_micros(self.0.load(Ordering::Relaxed)))
+    }
+}
+
 struct Probe<R> {
     target: Target,
     clock: Clock,
     look: Arc<Notify>,
+    plan: Arc<Plan>,
     report: R,
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// The server, or its kernel, closed it.
+    Closed,
+    /// Nothing came any more, or nothing that can be used.
+    GivenUp,
 }
 
 impl<R: Fn(Report)> Probe<R> {
     async fn run(self) {
-        let mut known = false;
+        let mut ended = None;
         loop {
-            let link = self.connect(known).await;
-            known = true;
+            let link = self.connect(ended).await;
             self.event(Event::Opened(self.target.addr.clone()));
             if let Some(run_id) = link.run_id() {
                 self.event(Event::Greeted(self.target.addr.clone(), run_id.to_owned()));
             }
-            self.ask(link).await;
+            ended = Some(self.ask(link).await);
             self.event(Event::Closed(self.target.addr.clone()));
         }
     }
@@ -181,68 +239,97 @@ impl<R: Fn(Report)> Probe<R> {
         (self.report)(Report::Words(self.target.addr.clone(), words));
     }
 
-    /// `known`: there was a connection a moment ago.
-    async fn connect(&self, mut known: bool) -> Link {
-        let mut tried = known;
-        let mut attempts = JoinSet::new();
-        let mut every = interval(ATTEMPT_EVERY);
-        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    /// `ended`: there was a connection a moment ago.
+    async fn connect(&self, ended: Option<Ended>) -> Link {
+        let mut pace =
+            Pace { next: self.clock.now(), at_once: ended == Some(Ended::Closed), tried: ended.is_some() };
         loop {
+            let line = self.reach(&mut pace).await;
+            self.plan.waits_for_its_turn();
+            // It is never closed.
+            let _turn = self.target.greetings.acquire().await;
+            let Target { addr, login, .. } = &self.target;
+            let Detector { down_after, connect_timeout, .. } = self.target.detector();
+            let limit = down_after.max(connect_timeout);
+            self.plan.wakes_at(self.clock.now() + limit);
+            match line.greet(addr, login, redis::CLIENT_NAME, limit).await {
+                Ok(link) => return link,
+                Err(error) => self.failed(error, &mut pace),
+            }
+        }
+    }
+
+    /// Until somebody, be it only the kernel of the server's host, takes a connection.
+    async fn reach(&self, pace: &mut Pace) -> Line {
+        let room = &self.target.attempts;
+        let mut attempts = JoinSet::new();
+        loop {
+            self.plan.wakes_at(pace.next);
             tokio::select! {
-                _ = every.tick() => {
-                    let room = self.target.attempts.clone();
+                () = sleep_until(self.clock.instant(pace.next)) => {
+                    pace.next = self.clock.now() + ATTEMPT_EVERY;
                     if !attempts.is_empty() && room.available_permits() <= ATTEMPTS_MAX / 2 {
                         continue;
                     }
                     let permit = match room.clone().try_acquire_owned() {
                         Ok(permit) => Some(permit),
-                        Err(_) if std::mem::take(&mut known) => None,
-                        Err(_) if attempts.is_empty() => room.acquire_owned().await.ok(),
+                        Err(_) if pace.at_once => None,
+                        Err(_) if attempts.is_empty() => {
+                            self.plan.waits_for_its_turn();
+                            room.clone().acquire_owned().await.ok()
+                        }
                         Err(_) => continue,
                     };
-                    known = false;
-                    if !std::mem::replace(&mut tried, true) {
-                        self.event(Event::Tried(self.target.addr.clone()));
-                    }
-                    let Target { addr, login, .. } = self.target.clone();
+                    pace.at_once = false;
+                    let addr = self.target.addr.clone();
                     let connect_timeout = self.target.detector().connect_timeout;
                     attempts.spawn(async move {
                         let _permit = permit;
-                        Link::open(&addr, &login, redis::CLIENT_NAME, connect_timeout).await
+                        Line::connect(&addr, connect_timeout).await
                     });
                 }
-                Some(Ok(opened)) = attempts.join_next() => match opened {
-                    Ok(link) => return link,
-                    Err(OpenError::Refused) => self.event(Event::ConnectionRefused(self.target.addr.clone())),
-                    Err(OpenError::Login(words)) => {
-                        self.troubled(Trouble::Login, words);
-                        every.reset_after(self.target.detector().ping_interval);
-                    }
-                    Err(error @ OpenError::Tls(_)) => {
-                        self.troubled(Trouble::Login, error.to_string());
-                        every.reset_after(self.target.detector().ping_interval);
-                    }
-                    Err(OpenError::TurnedAway(words)) => {
-                        self.troubled(Trouble::Strange, words);
-                        every.reset_after(self.target.detector().ping_interval);
-                    }
-                    Err(OpenError::Protocol) => self.troubled(Trouble::Strange, "not a Redis server".into()),
-                    // Said, but no answer: what stands before a dead server may have shaken hands.
-                    Err(error @ OpenError::ClosedAfterHandshake) => {
-                        (self.report)(Report::Words(self.target.addr.clone(), error.to_string()));
-                    }
-                    // The backlog of a dying listener took it; a moment later nobody listens any more.
-                    Err(OpenError::Closed) => every.reset_after(ASK_AGAIN),
-                    // Silence speaks for itself.
-                    Err(OpenError::TimedOut | OpenError::Unreachable(_)) => {}
+                Some(Ok(connected)) = attempts.join_next() => match connected {
+                    Ok(line) => return line,
+                    Err(error) => self.failed(error, pace),
                 },
             }
         }
     }
 
+    /// What an attempt that failed tells.
+    fn failed(&self, error: OpenError, pace: &mut Pace) {
+        let addr = || self.target.addr.clone();
+        if !std::mem::replace(&mut pace.tried, true) {
+            self.event(Event::Tried(addr()));
+        }
+        let later = self.clock.now() + self.target.detector().ping_interval;
+        match error {
+            OpenError::Refused => self.event(Event::ConnectionRefused(addr())),
+            OpenError::Login(words) => {
+                self.troubled(Trouble::Login, words);
+                pace.next = later;
+            }
+            OpenError::Tls(_) => {
+                self.troubled(Trouble::Login, error.to_string());
+                pace.next = later;
+            }
+            OpenError::TurnedAway(words) => {
+                self.troubled(Trouble::Strange, words);
+                pace.next = later;
+            }
+            OpenError::Protocol => self.troubled(Trouble::Strange, "not a Redis server".into()),
+            // Said, but no answer: what stands before a dead server may have shaken hands.
+            OpenError::ClosedAfterHandshake => (self.report)(Report::Words(addr(), error.to_string())),
+            // The backlog of a dying listener took it; a moment later nobody listens any more.
+            OpenError::Closed => pace.next = self.clock.now() + ASK_AGAIN,
+            // Silence speaks for itself.
+            OpenError::TimedOut | OpenError::Unreachable(_) => {}
+        }
+    }
+
     /// Asks until the connection ends, or a question was not answered for `down_after`: after a cut, a new connection is
     /// sooner there than the retransmissions of the old one.
-    async fn ask(&self, link: Link) {
+    async fn ask(&self, link: Link) -> Ended {
         let (peer, run_id) = (link.peer(), link.run_id().map(str::to_owned));
         let greeting = link.greeting_error().map(str::to_owned);
         if let Some(NoAnswer(trouble, words)) = greeting.as_deref().and_then(redis::trouble) {
@@ -266,8 +353,9 @@ impl<R: Fn(Report)> Probe<R> {
                     room_due = now + ROOM_EVERY;
                 }
                 (wanted, due, asked) = (false, self.next_turn(now), Some(Asked { at: now, room }));
+                // What is sent is short, and nothing else is under way: no peer can hold this up.
                 if sender.send_encoded(if room { &all } else { &quick }).await.is_err() {
-                    return;
+                    return Ended::Closed;
                 }
             }
             // Every question is sent by a turn, so silence counts from the one that is not answered.
@@ -278,6 +366,7 @@ impl<R: Fn(Report)> Probe<R> {
                 Some(asked) if wanted => silent(asked),
                 Some(asked) => due.min(silent(asked)),
             };
+            self.plan.wakes_at(wake);
             let wake = self.clock.instant(wake);
             if alarm.deadline() != wake {
                 alarm.as_mut().reset(wake);
@@ -288,7 +377,8 @@ impl<R: Fn(Report)> Probe<R> {
                 biased;
                 answer = receiver.whole(expected, before) => match answer {
                     Ok(same) => same,
-                    Err(_) => return,
+                    Err(LinkError::Closed) => return Ended::Closed,
+                    Err(LinkError::Protocol) => return Ended::GivenUp,
                 },
                 () = look.as_mut() => {
                     look.set(self.look.notified());
@@ -301,14 +391,14 @@ impl<R: Fn(Report)> Probe<R> {
                         tokio::task::yield_now().await;
                         match receiver.whole(expected, before).now_or_never() {
                             Some(Ok(_)) => {}
-                            Some(Err(_)) | None => return,
+                            Some(Err(_)) | None => return Ended::GivenUp,
                         }
                     }
                     wanted = true;
                     continue;
                 }
             };
-            let Some(Asked { at, room }) = asked.take() else { return }; // nobody asked for that
+            let Some(Asked { at, room }) = asked.take() else { return Ended::GivenUp }; // nobody asked for that
             self.target.took.observe(self.clock.now().saturating_sub(at).as_secs_f64());
             let read = match last.as_ref().filter(|_| same) {
                 Some((answer, seen)) => {
@@ -316,8 +406,8 @@ impl<R: Fn(Report)> Probe<R> {
                     Ok(seen.clone())
                 }
                 None => {
-                    let Ok(Some(answer)) = receiver.answer(questions.len()) else { return };
-                    let Some(replies) = take(&mut receiver, questions.len()) else { return };
+                    let Ok(Some(answer)) = receiver.answer(questions.len()) else { return Ended::GivenUp };
+                    let Some(replies) = take(&mut receiver, questions.len()) else { return Ended::GivenUp };
                     let read = redis::observation(&replies, run_id.as_deref().unwrap_or_default(), peer)
                         .map(Arc::new);
                     last = read.as_ref().ok().map(|seen| (answer, seen.clone()));
@@ -325,12 +415,12 @@ impl<R: Fn(Report)> Probe<R> {
                 }
             };
             if room {
-                let Some(answers) = take(&mut receiver, 2) else { return };
+                let Some(answers) = take(&mut receiver, 2) else { return Ended::GivenUp };
                 let brown_out = redis::brown_out(&answers);
                 (self.report)(Report::BrownOut(self.target.addr.clone(), brown_out));
             }
             match read {
-                Ok(_) if run_id.is_none() => return, // it was busy when it greeted: ask again who it is
+                Ok(_) if run_id.is_none() => return Ended::GivenUp, // it was busy when it greeted: ask again who it is
                 Ok(seen) => self.event(Event::Seen(self.target.addr.clone(), at, seen)),
                 Err(NoAnswer(trouble, words)) => self.troubled(trouble, words),
             }
@@ -341,6 +431,16 @@ impl<R: Fn(Report)> Probe<R> {
     fn next_turn(&self, now: Time) -> Time {
         now + until_turn(self.clock.on_the_wall(), self.target.turn, self.target.detector().ping_interval)
     }
+}
+
+/// Attempts to reach one server.
+struct Pace {
+    /// When the next one is due.
+    next: Time,
+    /// It waits for no turn.
+    at_once: bool,
+    /// One has ended, or there was a connection.
+    tried: bool,
 }
 
 /// A question under way.
@@ -620,6 +720,10 @@ fn name(command: &wire::Command) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{SocketAddr, TcpListener};
+
+    use tokio::time::sleep;
+
     use super::*;
 
     #[test]
@@ -645,38 +749,93 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_server_counts_as_tried_when_its_first_attempt_has_room() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let addr: Endpoint = listener.local_addr().unwrap().to_string().parse().unwrap();
-        drop(listener); // connections are refused
-        let ms = Duration::from_millis;
-        let (ping_interval, connect_timeout) = (ms(100), ms(1000));
-        let detector = Detector { ping_interval, down_after: ms(500), connect_timeout, refused_grace: ms(0) };
+    const fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    type Reports = mpsc::UnboundedReceiver<Report>;
+
+    /// A probe of what listens there, with room for so many attempts and greetings.
+    fn probed(at: SocketAddr, attempts: usize, greetings: usize) -> (Backend, Target, Reports) {
+        let detector = Detector {
+            ping_interval: ms(100),
+            down_after: ms(500),
+            connect_timeout: ms(400),
+            refused_grace: ms(0),
+        };
         let login = Arc::new(|_: &Endpoint| Login::default());
         let target = Target {
-            addr: addr.clone(),
+            addr: at.to_string().parse().unwrap(),
             login: Login::default(),
             secret: Secret { password: String::new(), path: String::new(), login },
             detector: watch::channel(detector).1,
             turn: Duration::ZERO,
             took: Histogram::new([1.0]),
-            attempts: Arc::new(Semaphore::new(0)),
+            attempts: Arc::new(Semaphore::new(attempts)),
+            greetings: Arc::new(Semaphore::new(greetings)),
             turns: Arc::new(Semaphore::new(ORDERS_MAX)),
         };
-        let (report, mut reports) = mpsc::unbounded_channel();
+        let (report, reports) = mpsc::unbounded_channel();
         let report = move |said| drop(report.send(said));
-        let room = target.attempts.clone();
-        let _backend = Backend::start(target, Clock::start(), report, |_: &Order| async { true });
-        tokio::time::sleep(2 * ATTEMPT_EVERY).await;
-        assert!(reports.try_recv().is_err(), "nobody has tried to reach it");
-        room.add_permits(1);
-        let mut next = async || match reports.recv().await {
+        let backend = Backend::start(target.clone(), Clock::start(), report, |_: &Order| async { true });
+        (backend, target, reports)
+    }
+
+    async fn next(reports: &mut Reports) -> Event {
+        match reports.recv().await {
             Some(Report::Event(event)) => event,
             other => panic!("{other:?}"),
-        };
-        assert_eq!(next().await, Event::Tried(addr.clone()));
-        assert_eq!(next().await, Event::ConnectionRefused(addr.clone()));
-        assert_eq!(next().await, Event::ConnectionRefused(addr), "tried once, refused again and again");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_counts_as_tried_when_an_attempt_has_failed() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        drop(listener); // connections are refused
+        let (_backend, target, mut reports) = probed(at, 0, GREETINGS_MAX);
+        sleep(2 * ATTEMPT_EVERY).await;
+        assert!(reports.try_recv().is_err(), "nobody has tried to reach it");
+        target.attempts.add_permits(1);
+        let addr = || target.addr.clone();
+        assert_eq!(next(&mut reports).await, Event::Tried(addr()));
+        assert_eq!(next(&mut reports).await, Event::ConnectionRefused(addr()));
+        assert_eq!(
+            next(&mut reports).await,
+            Event::ConnectionRefused(addr()),
+            "tried once, refused again and again"
+        );
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_greeting_of_his_own_has_not_tried() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap(); // the kernel takes the connection, and nobody says a word
+        let (backend, target, mut reports) = probed(listener.local_addr().unwrap(), ATTEMPTS_MAX, 0);
+        sleep(ms(700)).await;
+        assert!(reports.try_recv().is_err(), "it was not asked");
+        assert_eq!(backend.is_late(Time::from_secs(9), ms(1)), None, "who waits for his turn is not late");
+        listener.set_nonblocking(true).unwrap();
+        let connections: Vec<_> = std::iter::from_fn(|| listener.accept().ok()).collect();
+        assert_eq!(connections.len(), 1, "one that is taken is enough");
+        let asked = tokio::time::Instant::now();
+        target.greetings.add_permits(1);
+        assert_eq!(next(&mut reports).await, Event::Tried(target.addr.clone()));
+        assert!(asked.elapsed() >= ms(500), "a greeting has as long as any answer: {:?}", asked.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_probe_that_does_not_run_in_time_is_late() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        drop(listener);
+        let clock = Clock::start();
+        let (backend, _target, mut reports) = probed(at, ATTEMPTS_MAX, GREETINGS_MAX);
+        next(&mut reports).await;
+        std::thread::sleep(ATTEMPT_EVERY + ms(130)); // the only thread of this runtime
+        let now = clock.now();
+        let late = backend.is_late(now, ms(125)).expect("the next attempt is long due");
+        assert!(late > ms(125), "{late:?}");
+        assert_eq!(backend.is_late(now, ms(125)), None, "said once");
+        assert!(backend.is_late(now + ms(126), ms(125)).is_some(), "and again when it lasts");
     }
 }

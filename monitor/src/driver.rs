@@ -40,7 +40,7 @@ use tracing::{debug, info, warn};
 
 use crate::admin::Question;
 use crate::asking::{Answer, Paused};
-use crate::backend::{ATTEMPTS_MAX, ORDERS_MAX};
+use crate::backend::{ATTEMPTS_MAX, GREETINGS_MAX, ORDERS_MAX};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::discovery::Board;
@@ -237,6 +237,7 @@ impl Driver {
                 inputs,
                 publisher,
                 attempts: Arc::new(Semaphore::new(ATTEMPTS_MAX)),
+                greetings: Arc::new(Semaphore::new(GREETINGS_MAX)),
                 turns: Arc::new(Semaphore::new(ORDERS_MAX)),
             },
             store,
@@ -391,7 +392,25 @@ impl Driver {
         self.heartbeat().min(self.around.config.detector.down_after / 4)
     }
 
+    /// Probes run beside this loop, and where there is more to do than time they may be late while it is not: what the servers of
+    /// this service have answered may not have been read.
+    fn notice_late_probes(&mut self, name: &str) {
+        let now = self.now();
+        let late = self.services.get(name).and_then(|service| service.late_probe(now, self.stall()));
+        let Some(late) = late else { return };
+        // Of a thousand services all are late together.
+        if self.stood_still.is_none_or(|(_, at, _)| now >= at + self.heartbeat()) {
+            self.tell_stall(late, "this monitor is late with its questions; silence is measured anew");
+        }
+        self.hand(name, Event::Stalled);
+    }
+
     fn stood_still_for(&mut self, late: Duration, what: &str) {
+        self.tell_stall(late, what);
+        self.all_groups(&Event::Stalled);
+    }
+
+    fn tell_stall(&mut self, late: Duration, what: &str) {
         let (now, late_ms) = (self.now(), late.as_millis() as u64);
         self.metrics.stalls.inc();
         self.stood_still = Some((late, now, now_ms()));
@@ -400,12 +419,11 @@ impl Driver {
             true => warn!(late_ms, "{what}"),
             false => debug!(late_ms, "{what}"),
         }
-        self.all_groups(&Event::Stalled);
     }
 
     fn all_groups(&mut self, event: &Event) {
         for name in self.services.names() {
-            self.group(&name, event.clone());
+            self.hand(&name, event.clone());
         }
     }
 
@@ -506,6 +524,7 @@ impl Driver {
             self.next_beat = now + self.heartbeat();
             supervisor::alive(self.reign.is_some());
             self.beat();
+            self.services.names().iter().for_each(|name| self.notice_late_probes(name));
             let unsettled = self.unsettled();
             self.write_opinions(&unsettled);
             self.tell_what_lasts(&unsettled);

@@ -189,7 +189,7 @@ impl Metrics {
         );
         r.register(
             "stalls",
-            "Times that this monitor itself stood still longer than a heartbeat or a quarter of down_after_ms",
+            "Times that this monitor itself stood still, or was late, by more than a heartbeat or a quarter of down_after_ms",
             new.stalls.clone(),
         );
         r.register("peer_up", "1 while the peer monitor's heartbeats come, else 0", new.peer_up.clone());

@@ -95,6 +95,8 @@ pub(crate) struct Surroundings {
     pub(crate) publisher: Publisher,
     /// Attempts to connect to servers that are under way ([`crate::backend::ATTEMPTS_MAX`]).
     pub(crate) attempts: Arc<Semaphore>,
+    /// Greetings of servers under way ([`crate::backend::GREETINGS_MAX`]).
+    pub(crate) greetings: Arc<Semaphore>,
     /// Orders under way ([`crate::backend::ORDERS_MAX`]).
     pub(crate) turns: Arc<Semaphore>,
 }
@@ -216,6 +218,11 @@ impl Service {
         touched || !all_well || self.untold.is_some() || (speaks && !self.has_said(now))
     }
 
+    /// How late one of its probes is, if that is more than `limit`.
+    pub(crate) fn late_probe(&self, now: Time, limit: Duration) -> Option<Duration> {
+        self.backends.values().filter_map(|backend| backend.is_late(now, limit)).max()
+    }
+
     /// Why the group does what it does.
     pub(crate) fn because(&self) -> &Reason {
         self.group.because()
@@ -247,6 +254,7 @@ fn start(
         turn: turn(&id.name, config.detector.ping_interval),
         took,
         attempts: around.attempts.clone(),
+        greetings: around.greetings.clone(),
         turns: around.turns.clone(),
     };
     let (inputs, id) = (around.inputs.clone(), id.clone());

@@ -1,7 +1,7 @@
 //! What is known of one server that may not be answering (R10). Safety rests on nothing in here.
 //!
-//! Silence counts from the last byte received, or from the first attempt to reach the server: one that nobody has tried to
-//! reach yet is not silent. A paused process accepts connections, the kernel does that for it, so an open connection is no
+//! Silence counts from the last byte received, or from the end of the first attempt to reach the server: one that nobody has
+//! tried to reach yet is not silent. A paused process accepts connections, the kernel does that for it, so an open connection is no
 //! sign of life. A closed connection whose successor is refused is a process that is gone; everything else is only late.
 
 use core::time::Duration;
@@ -12,7 +12,7 @@ use crate::Time;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Detector {
     last_byte: Time,
-    /// An attempt to reach it was begun.
+    /// An attempt to reach it has ended.
     tried: bool,
     heard: bool,
     link: Link,
@@ -64,8 +64,8 @@ impl Detector {
         Self { last_byte: now, tried: false, heard: false, link, trouble: None, troubled_since: None }
     }
 
-    /// The first attempt to reach it begins. It may have had to wait: a monitor that has just begun tries a few of thousands at
-    /// a time.
+    /// The first attempt to reach it has failed. It may have had to wait: a monitor that has just begun tries a few of thousands
+    /// at a time.
     pub fn tried(&mut self, now: Time) {
         if !self.tried {
             (self.tried, self.last_byte) = (true, now);
@@ -73,8 +73,14 @@ impl Detector {
     }
 
     /// A connection was opened. The kernel does that; it is no sign of life.
-    pub fn opened(&mut self) {
-        (self.link, self.tried) = (Link::Open, true);
+    pub fn opened(&mut self, now: Time) {
+        self.link = Link::Open;
+        self.tried(now);
+    }
+
+    /// The process at the other end said who it is.
+    pub fn greeted(&mut self, now: Time) {
+        (self.tried, self.last_byte) = (true, now);
     }
 
     /// The connection was closed by the other side or broke.
@@ -113,7 +119,7 @@ impl Detector {
         self.troubled_since
     }
 
-    /// When the last byte came, or when the first attempt began.
+    /// When the last byte came, or when the first attempt failed.
     pub fn last_byte(&self) -> Time {
         self.last_byte
     }
@@ -192,7 +198,7 @@ mod tests {
     fn a_closed_connection_and_a_refused_one_is_gone_at_once() {
         let mut d = Detector::new(ms(0));
         assert_eq!(at(&d, 1), Health::Unknown);
-        d.opened();
+        d.opened(ms(5));
         d.heard(ms(10), None);
         assert_eq!(at(&d, 11), Health::Up);
         d.closed(ms(20));
@@ -200,21 +206,24 @@ mod tests {
         d.refused(ms(21));
         assert_eq!(at(&d, 21), Health::Refused(ms(20)));
         assert_eq!(d.health(ms(21), ms(200), ms(500), ms(30)), Health::Suspect, "within refused_grace");
-        d.opened();
+        d.opened(ms(22));
         assert_eq!(at(&d, 22), Health::Up, "a new process took the connection and the last byte is fresh");
     }
 
     #[test]
     fn silence_counts_from_the_last_byte_and_an_open_connection_does_not_end_it() {
         let mut d = Detector::new(ms(0));
-        d.opened();
+        d.opened(ms(0));
         d.heard(ms(10), None);
         assert_eq!(at(&d, 210), Health::Suspect);
         d.closed(ms(300));
-        d.opened();
+        d.opened(ms(305));
         assert_eq!(at(&d, 509), Health::Suspect);
         assert_eq!(at(&d, 510), Health::Silent(ms(510)));
         assert_eq!(d.deadline(ms(300), ms(500), ms(0)), Some(ms(510)));
+        d.greeted(ms(505));
+        assert_eq!(at(&d, 1004), Health::Suspect, "the process said who it is");
+        assert_eq!(at(&d, 1005), Health::Silent(ms(1005)));
     }
 
     #[test]
@@ -224,14 +233,17 @@ mod tests {
         d.tried(ms(9000));
         d.tried(ms(9400));
         assert_eq!(at(&d, 9499), Health::Unknown);
-        assert_eq!(at(&d, 9500), Health::Silent(ms(9500)), "counted from the first attempt");
+        assert_eq!(at(&d, 9500), Health::Silent(ms(9500)), "counted from the end of the first attempt");
         assert_eq!(d.deadline(ms(9000), ms(500), ms(0)), Some(ms(9500)));
+        let mut d = Detector::new(ms(0));
+        d.opened(ms(9000));
+        assert_eq!((at(&d, 9499), at(&d, 9500)), (Health::Unknown, Health::Silent(ms(9500))));
     }
 
     #[test]
     fn an_error_is_an_answer() {
         let mut d = Detector::new(ms(0));
-        d.opened();
+        d.opened(ms(0));
         for trouble in [Trouble::Loading, Trouble::Busy, Trouble::Login, Trouble::Strange] {
             d.heard(ms(10), Some(trouble));
             assert_eq!(at(&d, 400), Health::Troubled(trouble));
@@ -246,7 +258,7 @@ mod tests {
     #[test]
     fn a_stall_of_our_own_is_not_the_servers_silence() {
         let mut d = Detector::new(ms(0));
-        d.opened();
+        d.opened(ms(0));
         d.heard(ms(10), None);
         d.forget_silence(ms(5000));
         assert_eq!(at(&d, 5001), Health::Up);

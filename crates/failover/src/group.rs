@@ -39,7 +39,7 @@ pub enum Event {
     State(Stored, i32),
     /// `<path>` was read.
     Announced(Announced, i32),
-    /// The first attempt to reach this server begins. Of one that was never tried nobody says that it is silent.
+    /// The first attempt to reach this server has failed. Of one that was never tried nobody says that it is silent.
     Tried(Endpoint),
     /// A connection to this server was opened.
     Opened(Endpoint),
@@ -304,11 +304,14 @@ impl Group {
             Event::Announced(announced, version) => self.announced(announced, version, now),
             Event::Tried(addr) => self.with(&addr, |b| b.detector.tried(now)),
             Event::Opened(addr) => self.with(&addr, |b| {
-                b.detector.opened();
+                b.detector.opened(now);
                 // What the process on the last connection said is no word of the one on this.
                 b.stale_until = now;
             }),
-            Event::Greeted(addr, run_id) => self.with(&addr, |b| b.greeted = Some((run_id, now))),
+            Event::Greeted(addr, run_id) => self.with(&addr, |b| {
+                b.detector.greeted(now);
+                b.greeted = Some((run_id, now));
+            }),
             Event::Closed(addr) => self.closed(&addr, now),
             Event::ConnectionRefused(addr) => self.with(&addr, |b| b.detector.refused(now)),
             Event::Troubled(addr, trouble) => self.with(&addr, |b| {

@@ -94,6 +94,13 @@ pub struct Link {
     receiver: Receiver,
 }
 
+/// A connection over which nothing was said yet: the kernel of the other side has taken it, not the process.
+#[derive(Debug)]
+pub struct Line {
+    stream: TcpStream,
+    peer: SocketAddr,
+}
+
 /// The half that writes.
 #[derive(Debug)]
 pub struct Sender {
@@ -118,32 +125,39 @@ pub struct Answer {
     replies: usize,
 }
 
-impl Link {
-    /// Connects, logs in, tells the server our name and reads which process it is; all within `timeout`.
-    ///
-    /// A server that is loading its data greets as usual. One that answers everything with `BUSY`, or does not allow
-    /// us INFO, gives a link without a [`Link::run_id`] and with a [`Link::greeting_error`].
-    pub async fn open(
+impl Line {
+    /// Connects, within `timeout`, and says nothing.
+    pub async fn connect(addr: &Endpoint, timeout: Duration) -> Result<Self, OpenError> {
+        tokio::time::timeout(timeout, Self::connected(addr)).await.unwrap_or(Err(OpenError::TimedOut))
+    }
+
+    /// What is left to do for a [`Link::open`], within `timeout`. `addr` is the one that was connected to.
+    pub async fn greet(
+        self,
         addr: &Endpoint,
         login: &Login,
         name: &str,
         timeout: Duration,
-    ) -> Result<Self, OpenError> {
-        match tokio::time::timeout(timeout, Self::greet(addr, login, name)).await {
-            Ok(opened) => opened,
-            Err(_) => Err(OpenError::TimedOut),
-        }
+    ) -> Result<Link, OpenError> {
+        tokio::time::timeout(timeout, self.greeted(addr, login, name))
+            .await
+            .unwrap_or(Err(OpenError::TimedOut))
     }
 
-    async fn greet(addr: &Endpoint, login: &Login, name: &str) -> Result<Self, OpenError> {
+    async fn connected(addr: &Endpoint) -> Result<Self, OpenError> {
         let stream = TcpStream::connect((addr.host(), addr.port())).await.map_err(|e| open_error(&e))?;
         let peer = stream.peer_addr().map_err(|e| open_error(&e))?;
         stream.set_nodelay(true).map_err(|e| open_error(&e))?;
+        Ok(Self { stream, peer })
+    }
+
+    async fn greeted(self, addr: &Endpoint, login: &Login, name: &str) -> Result<Link, OpenError> {
+        let Self { stream, peer } = self;
         let (read, write) = match &login.tls {
             Some(tls) => stream::encrypted(stream, tls, addr.host()).await?,
             None => stream::plain(stream),
         };
-        let mut link = Self {
+        let mut link = Link {
             peer,
             run_id: None,
             greeting_error: None,
@@ -157,6 +171,22 @@ impl Link {
         };
         link.introduce(login, name).await?;
         Ok(link)
+    }
+}
+
+impl Link {
+    /// Connects, logs in, tells the server our name and reads which process it is; all within `timeout`.
+    ///
+    /// A server that is loading its data greets as usual. One that answers everything with `BUSY`, or does not allow
+    /// us INFO, gives a link without a [`Link::run_id`] and with a [`Link::greeting_error`].
+    pub async fn open(
+        addr: &Endpoint,
+        login: &Login,
+        name: &str,
+        timeout: Duration,
+    ) -> Result<Self, OpenError> {
+        let open = async { Line::connected(addr).await?.greeted(addr, login, name).await };
+        tokio::time::timeout(timeout, open).await.unwrap_or(Err(OpenError::TimedOut))
     }
 
     async fn introduce(&mut self, login: &Login, name: &str) -> Result<(), OpenError> {

@@ -162,6 +162,11 @@ impl Driver {
     }
 
     pub(super) fn group(&mut self, name: &str, event: Event) {
+        self.notice_late_probes(name);
+        self.hand(name, event);
+    }
+
+    pub(super) fn hand(&mut self, name: &str, event: Event) {
         let clock = self.around.clock;
         let Some(service) = self.services.get_mut(name) else { return };
         let actions = service.handle(event, clock);

@@ -444,6 +444,27 @@ async fn a_loop_that_is_stopped_in_the_midst_of_a_turn_notices() {
     assert_eq!(driver.metrics.stalls.get(), 1, "later than a quarter of down_after_ms");
 }
 
+/// The loop is in time, the tasks that ask the servers are not.
+#[tokio::test]
+async fn answers_that_nobody_has_read_are_no_silence() {
+    let (mut driver, ..) = answered(FILE);
+    tokio::task::yield_now().await; // the probes begin
+    driver.group("posts", Event::Tick);
+    assert_eq!(driver.metrics.stalls.get(), 0);
+    std::thread::sleep(Duration::from_millis(200));
+    let silent = |driver: &Driver, now: Time| {
+        let view = driver.services.get("posts").unwrap().group.view();
+        view.backends.keys().filter(|addr| view.health(addr, now).gone_since().is_some()).count()
+    };
+    let then = driver.now() + Duration::from_millis(400);
+    assert_eq!(silent(&driver, then), 1, "unless the group is told");
+    driver.group("posts", Event::Tick);
+    assert_eq!((driver.metrics.stalls.get(), silent(&driver, then)), (1, 0));
+    assert_eq!(driver.stood_still.map(|(late, ..)| late > driver.stall()), Some(true));
+    driver.group("posts", Event::Tick);
+    assert_eq!(driver.metrics.stalls.get(), 1, "the same delay is told once");
+}
+
 /// Whoever is not named in an opinion passes for one that was reached.
 #[tokio::test]
 async fn nothing_is_said_of_a_service_before_all_of_it_is_known() {

@@ -70,14 +70,6 @@ impl Sim {
         if !probe.on || probe.serial != serial || probe.link.is_some() {
             return;
         }
-        if !std::mem::replace(&mut probe.tried, true) {
-            let life = self.monitors[at].life;
-            self.group_input(at, GroupEvent::Tried(self.servers[server].addr.clone()));
-            let probe = self.probe(at, server);
-            if !probe.on || probe.serial != serial || self.monitors[at].life != life {
-                return; // what came of it ended this very probe, or the monitor
-            }
-        }
         let conn = self.open(Node::Monitor(at), Node::Server(server), Purpose::Probe { monitor: at, server });
         self.probe(at, server).attempts.push(conn);
         let timeout = self.plan.connect_timeout;
@@ -90,6 +82,14 @@ impl Sim {
         if let Some(place) = probe.attempts.iter().position(|attempt| *attempt == conn) {
             probe.attempts.remove(place);
             self.close(conn, OPENER);
+            self.failed(at, server);
+        }
+    }
+
+    /// The first attempt that fails is told of.
+    fn failed(&mut self, at: usize, server: usize) {
+        if !std::mem::replace(&mut self.probe(at, server).tried, true) {
+            self.group_input(at, GroupEvent::Tried(self.servers[server].addr.clone()));
         }
     }
 
@@ -101,11 +101,17 @@ impl Sim {
                 Body::Accepted(run_id) => self.probe_opened(at, server, conn, run_id),
                 Body::Refused => {
                     probe.attempts.remove(place);
-                    if self.flaw != Some(Flaw::NotToldOfClosing) {
+                    let life = self.monitors[at].life;
+                    self.failed(at, server);
+                    // What came of it may have ended the monitor.
+                    if self.monitors[at].life == life && self.flaw != Some(Flaw::NotToldOfClosing) {
                         self.group_input(at, GroupEvent::ConnectionRefused(addr));
                     }
                 }
-                _ => _ = probe.attempts.remove(place),
+                _ => {
+                    probe.attempts.remove(place);
+                    self.failed(at, server);
+                }
             }
             return;
         }
@@ -146,7 +152,7 @@ impl Sim {
         let others: Vec<ConnId> =
             std::mem::take(&mut probe.attempts).into_iter().filter(|attempt| *attempt != conn).collect();
         probe.serial += 1;
-        (probe.link, probe.asked, probe.heard) = (Some(conn), false, now);
+        (probe.link, probe.asked, probe.heard, probe.tried) = (Some(conn), false, now, true);
         probe.heard_on_link = false;
         others.into_iter().for_each(|other| self.close(other, OPENER));
         let addr = self.servers[server].addr.clone();

@@ -43,12 +43,7 @@ pub(crate) struct Target {
     pub(crate) turn: Duration,
     /// Counts how long its answers take.
     pub(crate) took: Histogram,
-    /// Attempts to connect that are under way, to all servers.
-    pub(crate) attempts: Arc<Semaphore>,
-    /// Greetings likewise.
-    pub(crate) greetings: Arc<Semaphore>,
-    /// Orders under way but for promotions, likewise.
-    pub(crate) turns: Arc<Semaphore>,
+    pub(crate) rooms: Arc<Rooms>,
 }
 
 impl Target {
@@ -57,20 +52,47 @@ impl Target {
     }
 }
 
+/// What may be under way at a time, of all servers.
+#[derive(Debug)]
+pub(crate) struct Rooms {
+    /// Attempts to connect.
+    attempts: Arc<Semaphore>,
+    /// Greetings.
+    greetings: Semaphore,
+    /// Greetings of servers that were silent when they were last asked.
+    silent: Semaphore,
+    /// Orders but for promotions.
+    orders: Semaphore,
+}
+
+impl Default for Rooms {
+    fn default() -> Self {
+        Self {
+            attempts: Arc::new(Semaphore::new(ATTEMPTS_MAX)),
+            greetings: Semaphore::new(GREETINGS_MAX),
+            silent: Semaphore::new(SILENT_MAX),
+            orders: Semaphore::new(ORDERS_MAX),
+        }
+    }
+}
+
 /// Orders under way at a time, of all servers: a thousand groups are born together, and each first order asks ZooKeeper. Their
 /// time counts from their turn on. A promotion waits for no turn.
-pub(crate) const ORDERS_MAX: usize = 128;
+const ORDERS_MAX: usize = 128;
 
 /// Attempts under way at a time, of all servers: each to a silent host lasts `connect_timeout_ms`. Where more are due, a server
 /// without any waits until it is its turn. Attempts beside another one of the same server leave half of the room to the others,
 /// or a dozen silent hosts would fill it. The first one after the server closed a connection is not counted: it is what tells of
 /// a death.
-pub(crate) const ATTEMPTS_MAX: usize = 64;
+const ATTEMPTS_MAX: usize = 64;
 
 /// Greetings under way at a time, of all servers. They are the dearest thing that a probe does. A start with thousands of servers
 /// must not make so many of them wait for each other that they last longer than `down_after_ms`: what is then begun anew costs
 /// as much once more.
-pub(crate) const GREETINGS_MAX: usize = 16;
+const GREETINGS_MAX: usize = 16;
+
+/// Those that were silent when they were last asked do not stand in the way of the others: each may take all of `down_after_ms`.
+const SILENT_MAX: usize = 64;
 
 /// A running probe and executor; both end when this is dropped.
 pub(crate) struct Backend {
@@ -110,11 +132,9 @@ impl Backend {
     /// How late its probe is by now, if that is more than `limit`: this process has more to do than time, and an answer of the
     /// server may be there. The next `limit` begins now.
     pub(crate) fn is_late(&self, now: Time, limit: Duration) -> Option<Duration> {
-        let late = self.plan.late(now)?;
-        (late > limit).then(|| {
-            self.plan.wakes_at(now);
-            late
-        })
+        let late = self.plan.late(now).filter(|late| *late > limit)?;
+        self.plan.wakes_at(now);
+        Some(late)
     }
 
     /// Asks now.
@@ -174,8 +194,9 @@ pub(crate) enum Report {
     Acted(Box<Order>),
 }
 
-/// When a probe means to wake at the latest, in microseconds of the clock, or [`u64::MAX`] while it waits for its turn. It
-/// runs in another thread than the driver, so that one may be late and the other not (R13).
+/// When a probe means to wake at the latest, in microseconds of the clock, or [`u64::MAX`] while nothing depends on it. The
+/// runtime turns to the driver again and again before it has run all tasks that are ready, so that a probe may be late and the
+/// driver not (R13).
 #[derive(Debug)]
 struct Plan(AtomicU64);
 
@@ -190,7 +211,7 @@ impl Plan {
         self.0.store(u64::try_from(at.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    fn waits_for_its_turn(&self) {
+    fn says_nothing(&self) {
         self.0.store(u64::MAX, Ordering::Relaxed);
     }
 
@@ -241,31 +262,49 @@ impl<R: Fn(Report)> Probe<R> {
 
     /// `ended`: there was a connection a moment ago.
     async fn connect(&self, ended: Option<Ended>) -> Link {
-        let mut pace =
-            Pace { next: self.clock.now(), at_once: ended == Some(Ended::Closed), tried: ended.is_some() };
+        let mut pace = Pace {
+            next: self.clock.now(),
+            at_once: ended == Some(Ended::Closed),
+            tried: ended.is_some(),
+            silent: ended == Some(Ended::GivenUp),
+        };
+        let Target { addr, login, rooms, .. } = &self.target;
         loop {
             let line = self.reach(&mut pace).await;
-            self.plan.waits_for_its_turn();
-            // It is never closed.
-            let _turn = self.target.greetings.acquire().await;
-            let Target { addr, login, .. } = &self.target;
+            let room = if pace.silent { &rooms.silent } else { &rooms.greetings };
+            match pace.tried && !pace.silent {
+                // It would say who it is, and nobody listens yet.
+                true => self.plan.wakes_at(self.clock.now()),
+                // Nothing counts as its silence yet, or it is silent already.
+                false => self.plan.says_nothing(),
+            }
+            let _turn = room.acquire().await; // never closed
+            self.tried(&mut pace);
             let Detector { down_after, connect_timeout, .. } = self.target.detector();
             let limit = down_after.max(connect_timeout);
             self.plan.wakes_at(self.clock.now() + limit);
             match line.greet(addr, login, redis::CLIENT_NAME, limit).await {
                 Ok(link) => return link,
-                Err(error) => self.failed(error, &mut pace),
+                Err(error) => {
+                    pace.silent = error == OpenError::TimedOut;
+                    self.failed(error, &mut pace);
+                }
             }
         }
     }
 
     /// Until somebody, be it only the kernel of the server's host, takes a connection.
     async fn reach(&self, pace: &mut Pace) -> Line {
-        let room = &self.target.attempts;
+        let room = &self.target.rooms.attempts;
         let mut attempts = JoinSet::new();
         loop {
-            self.plan.wakes_at(pace.next);
+            self.plan.wakes_at(pace.next.max(self.clock.now()));
             tokio::select! {
+                biased;
+                Some(Ok(connected)) = attempts.join_next() => match connected {
+                    Ok(line) => return line,
+                    Err(error) => self.failed(error, pace),
+                },
                 () = sleep_until(self.clock.instant(pace.next)) => {
                     pace.next = self.clock.now() + ATTEMPT_EVERY;
                     if !attempts.is_empty() && room.available_permits() <= ATTEMPTS_MAX / 2 {
@@ -275,7 +314,7 @@ impl<R: Fn(Report)> Probe<R> {
                         Ok(permit) => Some(permit),
                         Err(_) if pace.at_once => None,
                         Err(_) if attempts.is_empty() => {
-                            self.plan.waits_for_its_turn();
+                            self.plan.says_nothing();
                             room.clone().acquire_owned().await.ok()
                         }
                         Err(_) => continue,
@@ -288,20 +327,21 @@ impl<R: Fn(Report)> Probe<R> {
                         Line::connect(&addr, connect_timeout).await
                     });
                 }
-                Some(Ok(connected)) = attempts.join_next() => match connected {
-                    Ok(line) => return line,
-                    Err(error) => self.failed(error, pace),
-                },
             }
+        }
+    }
+
+    /// From now on its silence counts.
+    fn tried(&self, pace: &mut Pace) {
+        if !std::mem::replace(&mut pace.tried, true) {
+            self.event(Event::Tried(self.target.addr.clone()));
         }
     }
 
     /// What an attempt that failed tells.
     fn failed(&self, error: OpenError, pace: &mut Pace) {
         let addr = || self.target.addr.clone();
-        if !std::mem::replace(&mut pace.tried, true) {
-            self.event(Event::Tried(addr()));
-        }
+        self.tried(pace);
         let later = self.clock.now() + self.target.detector().ping_interval;
         match error {
             OpenError::Refused => self.event(Event::ConnectionRefused(addr())),
@@ -391,7 +431,8 @@ impl<R: Fn(Report)> Probe<R> {
                         tokio::task::yield_now().await;
                         match receiver.whole(expected, before).now_or_never() {
                             Some(Ok(_)) => {}
-                            Some(Err(_)) | None => return Ended::GivenUp,
+                            Some(Err(LinkError::Closed)) => return Ended::Closed,
+                            Some(Err(LinkError::Protocol)) | None => return Ended::GivenUp,
                         }
                     }
                     wanted = true;
@@ -439,8 +480,10 @@ struct Pace {
     next: Time,
     /// It waits for no turn.
     at_once: bool,
-    /// One has ended, or there was a connection.
+    /// One has failed, or the server was asked, or there was a connection.
     tried: bool,
+    /// It did not answer in time when it was last asked.
+    silent: bool,
 }
 
 /// A question under way.
@@ -507,7 +550,7 @@ async fn execute<R, S, F>(
             Some(Job::Order(order)) => order,
         };
         let waits = !matches!(order.deed, Deed::Promote { .. });
-        let _turn = if waits { target.turns.clone().acquire_owned().await.ok() } else { None };
+        let _turn = if waits { target.rooms.orders.acquire().await.ok() } else { None };
         // An idle connection that was closed meanwhile is replaced before anything is sent over it.
         let closed = match &mut link {
             Some(link) => link.receiver().next().now_or_never().is_some(),
@@ -755,8 +798,8 @@ mod tests {
 
     type Reports = mpsc::UnboundedReceiver<Report>;
 
-    /// A probe of what listens there, with room for so many attempts and greetings.
-    fn probed(at: SocketAddr, attempts: usize, greetings: usize) -> (Backend, Target, Reports) {
+    /// A probe of what listens there.
+    fn probed(at: SocketAddr, rooms: &Arc<Rooms>) -> (Backend, Endpoint, Reports) {
         let detector = Detector {
             ping_interval: ms(100),
             down_after: ms(500),
@@ -764,21 +807,19 @@ mod tests {
             refused_grace: ms(0),
         };
         let login = Arc::new(|_: &Endpoint| Login::default());
+        let addr: Endpoint = at.to_string().parse().unwrap();
         let target = Target {
-            addr: at.to_string().parse().unwrap(),
+            addr: addr.clone(),
             login: Login::default(),
             secret: Secret { password: String::new(), path: String::new(), login },
             detector: watch::channel(detector).1,
             turn: Duration::ZERO,
             took: Histogram::new([1.0]),
-            attempts: Arc::new(Semaphore::new(attempts)),
-            greetings: Arc::new(Semaphore::new(greetings)),
-            turns: Arc::new(Semaphore::new(ORDERS_MAX)),
+            rooms: rooms.clone(),
         };
         let (report, reports) = mpsc::unbounded_channel();
         let report = move |said| drop(report.send(said));
-        let backend = Backend::start(target.clone(), Clock::start(), report, |_: &Order| async { true });
-        (backend, target, reports)
+        (Backend::start(target, Clock::start(), report, |_: &Order| async { true }), addr, reports)
     }
 
     async fn next(reports: &mut Reports) -> Event {
@@ -788,48 +829,68 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_server_counts_as_tried_when_an_attempt_has_failed() {
+    /// The kernel takes connections there, and nobody says a word.
+    fn mute() -> (TcpListener, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = listener.local_addr().unwrap();
-        drop(listener); // connections are refused
-        let (_backend, target, mut reports) = probed(at, 0, GREETINGS_MAX);
+        (listener, at)
+    }
+
+    #[tokio::test]
+    async fn a_server_counts_as_tried_when_an_attempt_has_failed() {
+        let rooms = Arc::new(Rooms { attempts: Arc::new(Semaphore::new(0)), ..Rooms::default() });
+        let (_backend, addr, mut reports) = probed(mute().1, &rooms); // closed by now: connections are refused
         sleep(2 * ATTEMPT_EVERY).await;
         assert!(reports.try_recv().is_err(), "nobody has tried to reach it");
-        target.attempts.add_permits(1);
-        let addr = || target.addr.clone();
-        assert_eq!(next(&mut reports).await, Event::Tried(addr()));
-        assert_eq!(next(&mut reports).await, Event::ConnectionRefused(addr()));
+        rooms.attempts.add_permits(1);
+        let refused = || Event::ConnectionRefused(addr.clone());
+        assert_eq!(next(&mut reports).await, Event::Tried(addr.clone()));
         assert_eq!(
-            next(&mut reports).await,
-            Event::ConnectionRefused(addr()),
-            "tried once, refused again and again"
+            [next(&mut reports).await, next(&mut reports).await],
+            [refused(), refused()],
+            "tried once"
         );
     }
 
     #[tokio::test]
-    async fn who_waits_for_a_greeting_of_his_own_has_not_tried() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap(); // the kernel takes the connection, and nobody says a word
-        let (backend, target, mut reports) = probed(listener.local_addr().unwrap(), ATTEMPTS_MAX, 0);
+    async fn who_waits_for_our_greeting_is_not_silent() {
+        let rooms = Arc::new(Rooms { greetings: Semaphore::new(0), ..Rooms::default() });
+        let (listener, at) = mute();
+        let (backend, addr, mut reports) = probed(at, &rooms);
         sleep(ms(700)).await;
         assert!(reports.try_recv().is_err(), "it was not asked");
-        assert_eq!(backend.is_late(Time::from_secs(9), ms(1)), None, "who waits for his turn is not late");
+        assert_eq!(backend.is_late(Time::from_secs(9), ms(1)), None, "and nothing was expected of it");
         listener.set_nonblocking(true).unwrap();
-        let connections: Vec<_> = std::iter::from_fn(|| listener.accept().ok()).collect();
+        let mut connections: Vec<_> = std::iter::from_fn(|| listener.accept().ok()).collect();
         assert_eq!(connections.len(), 1, "one that is taken is enough");
-        let asked = tokio::time::Instant::now();
-        target.greetings.add_permits(1);
-        assert_eq!(next(&mut reports).await, Event::Tried(target.addr.clone()));
-        assert!(asked.elapsed() >= ms(500), "a greeting has as long as any answer: {:?}", asked.elapsed());
+        rooms.greetings.add_permits(1);
+        assert_eq!(next(&mut reports).await, Event::Tried(addr));
+        rooms.greetings.forget_permits(1);
+        connections.clear();
+        sleep(ms(100)).await;
+        assert!(backend.is_late(Time::from_secs(9), ms(1)).is_some(), "it was heard of, and waits for us");
+    }
+
+    #[tokio::test]
+    async fn the_silent_do_not_stand_in_the_way_of_the_others() {
+        let rooms = Arc::new(Rooms { greetings: Semaphore::new(1), ..Rooms::default() });
+        let (_hung, at) = mute();
+        let (_first, _, mut reports) = probed(at, &rooms);
+        next(&mut reports).await;
+        let (backend, addr, mut others) = probed(mute().1, &rooms);
+        assert_eq!(next(&mut others).await, Event::Tried(addr)); // refused
+        drop((backend, others));
+        assert_eq!(rooms.greetings.available_permits(), 0, "it may take all of down_after_ms");
+        while rooms.silent.available_permits() == SILENT_MAX {
+            sleep(ms(10)).await;
+        }
+        assert_eq!(rooms.greetings.available_permits(), 1, "once");
     }
 
     #[tokio::test]
     async fn a_probe_that_does_not_run_in_time_is_late() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let at = listener.local_addr().unwrap();
-        drop(listener);
         let clock = Clock::start();
-        let (backend, _target, mut reports) = probed(at, ATTEMPTS_MAX, GREETINGS_MAX);
+        let (backend, _, mut reports) = probed(mute().1, &Arc::default());
         next(&mut reports).await;
         std::thread::sleep(ATTEMPT_EVERY + ms(130)); // the only thread of this runtime
         let now = clock.now();

@@ -31,7 +31,7 @@ use failover::lead::{Lead, Peer};
 use failover::mass::Losses;
 use failover::{Event, Order, Request, Time};
 use settings::Problems;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 use topology::zookeeper::{PublishError, Seen, Session, Store, Versioned};
@@ -40,7 +40,6 @@ use tracing::{debug, info, warn};
 
 use crate::admin::Question;
 use crate::asking::{Answer, Paused};
-use crate::backend::{ATTEMPTS_MAX, GREETINGS_MAX, ORDERS_MAX};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::discovery::Board;
@@ -236,9 +235,7 @@ impl Driver {
                 clock,
                 inputs,
                 publisher,
-                attempts: Arc::new(Semaphore::new(ATTEMPTS_MAX)),
-                greetings: Arc::new(Semaphore::new(GREETINGS_MAX)),
-                turns: Arc::new(Semaphore::new(ORDERS_MAX)),
+                rooms: Arc::default(),
             },
             store,
             layout,
@@ -392,17 +389,27 @@ impl Driver {
         self.heartbeat().min(self.around.config.detector.down_after / 4)
     }
 
-    /// Probes run beside this loop, and where there is more to do than time they may be late while it is not: what the servers of
-    /// this service have answered may not have been read.
+    /// Where there is more to do than time, probes may be late while this loop is not: what the servers of this service have
+    /// answered may not have been read.
     fn notice_late_probes(&mut self, name: &str) {
-        let now = self.now();
-        let late = self.services.get(name).and_then(|service| service.late_probe(now, self.stall()));
-        let Some(late) = late else { return };
-        // Of a thousand services all are late together.
-        if self.stood_still.is_none_or(|(_, at, _)| now >= at + self.heartbeat()) {
-            self.tell_stall(late, "this monitor is late with its questions; silence is measured anew");
+        let (now, limit) = (self.now(), self.late_after());
+        let late = self.services.get(name).map(|service| service.late_probes(now, limit)).unwrap_or_default();
+        if !late.is_empty() {
+            self.unheard(name, late);
         }
-        self.hand(name, Event::Stalled);
+    }
+
+    fn late_after(&self) -> Duration {
+        self.around.config.detector.down_after / 4
+    }
+
+    fn unheard(&mut self, name: &str, late: Vec<(Endpoint, Duration)>) {
+        let longest = late.iter().map(|(_, late)| *late).max().unwrap_or_default();
+        // Of a thousand services all are late together.
+        if self.stood_still.is_none_or(|(_, at, _)| self.now() >= at + self.heartbeat()) {
+            self.tell_stall(longest, "this monitor is late with its questions; silence is measured anew");
+        }
+        self.hand(name, Event::Unheard(late.into_iter().map(|(addr, _)| addr).collect()));
     }
 
     fn stood_still_for(&mut self, late: Duration, what: &str) {
@@ -415,7 +422,7 @@ impl Driver {
         self.metrics.stalls.inc();
         self.stood_still = Some((late, now, now_ms()));
         self.display.touch();
-        match self.quiet.is_due("stood still", now) {
+        match self.quiet.is_due(what, now) {
             true => warn!(late_ms, "{what}"),
             false => debug!(late_ms, "{what}"),
         }
@@ -423,7 +430,11 @@ impl Driver {
 
     fn all_groups(&mut self, event: &Event) {
         for name in self.services.names() {
-            self.hand(&name, event.clone());
+            // A group that must not act any more is told of nothing else before.
+            match matches!(event, Event::Reign(None) | Event::Stalled) {
+                true => self.hand(&name, event.clone()),
+                false => self.group(&name, event.clone()),
+            }
         }
     }
 

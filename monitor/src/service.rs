@@ -9,12 +9,12 @@ use failover::mass::{self, Standing};
 use failover::view::Announced;
 use failover::{Action, Event, Group, Health, Limits, Reason, Stored, Time};
 use prometheus_client::metrics::histogram::Histogram;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use topology::zookeeper::{Followed, Seen, Versioned};
 use topology::{Endpoint, PausedRecord, State, Topology, ZnodePath};
 
-use crate::backend::{Backend, Report, Target};
+use crate::backend::{Backend, Report, Rooms, Target};
 use crate::clock::Clock;
 use crate::config::{Config, Detector};
 use crate::driver::{About, Input};
@@ -93,12 +93,7 @@ pub(crate) struct Surroundings {
     pub(crate) clock: Clock,
     pub(crate) inputs: mpsc::UnboundedSender<Input>,
     pub(crate) publisher: Publisher,
-    /// Attempts to connect to servers that are under way ([`crate::backend::ATTEMPTS_MAX`]).
-    pub(crate) attempts: Arc<Semaphore>,
-    /// Greetings of servers under way ([`crate::backend::GREETINGS_MAX`]).
-    pub(crate) greetings: Arc<Semaphore>,
-    /// Orders under way ([`crate::backend::ORDERS_MAX`]).
-    pub(crate) turns: Arc<Semaphore>,
+    pub(crate) rooms: Arc<Rooms>,
 }
 
 impl Service {
@@ -218,9 +213,11 @@ impl Service {
         touched || !all_well || self.untold.is_some() || (speaks && !self.has_said(now))
     }
 
-    /// How late one of its probes is, if that is more than `limit`.
-    pub(crate) fn late_probe(&self, now: Time, limit: Duration) -> Option<Duration> {
-        self.backends.values().filter_map(|backend| backend.is_late(now, limit)).max()
+    /// The servers whose probes are late by more than `limit`, and by how much.
+    pub(crate) fn late_probes(&self, now: Time, limit: Duration) -> Vec<(Endpoint, Duration)> {
+        let late =
+            |(addr, backend): (&Endpoint, &Backend)| Some((addr.clone(), backend.is_late(now, limit)?));
+        self.backends.iter().filter_map(late).collect()
     }
 
     /// Why the group does what it does.
@@ -253,9 +250,7 @@ fn start(
         detector: around.detector.subscribe(),
         turn: turn(&id.name, config.detector.ping_interval),
         took,
-        attempts: around.attempts.clone(),
-        greetings: around.greetings.clone(),
-        turns: around.turns.clone(),
+        rooms: around.rooms.clone(),
     };
     let (inputs, id) = (around.inputs.clone(), id.clone());
     let report = move |report: Report| {

@@ -185,8 +185,11 @@ const NOTICED: &[(Flaw, &str)] = &[
 ];
 
 /// Rules without which something happens that nothing called for, in this weather.
-const RESTLESS: &[(Flaw, Weather)] =
-    &[(Flaw::NoSecondOpinion, Weather::PrimaryHidden), (Flaw::IgnoresBeats, Weather::MonitorsApart)];
+const RESTLESS: &[(Flaw, Weather)] = &[
+    (Flaw::NoSecondOpinion, Weather::PrimaryHidden),
+    (Flaw::IgnoresBeats, Weather::MonitorsApart),
+    (Flaw::LateIsSilent, Weather::PrimaryHidden),
+];
 
 /// Rules that may be broken alone, for another one stands behind them; which, says tests/README.md.
 const COVERED: &[Flaw] = &[

@@ -1,7 +1,7 @@
 //! What is known of one server that may not be answering (R10). Safety rests on nothing in here.
 //!
-//! Silence counts from the last byte received, or from the end of the first attempt to reach the server: one that nobody has
-//! tried to reach yet is not silent. A paused process accepts connections, the kernel does that for it, so an open connection is no
+//! Silence counts from the last byte received, or from the first question or the end of the first attempt to reach the server:
+//! one that nobody has tried to reach yet is not silent. A paused process accepts connections, the kernel does that for it, so an open connection is no
 //! sign of life. A closed connection whose successor is refused is a process that is gone; everything else is only late.
 
 use core::time::Duration;
@@ -12,7 +12,7 @@ use crate::Time;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Detector {
     last_byte: Time,
-    /// An attempt to reach it has ended.
+    /// It was asked, or an attempt to reach it has failed.
     tried: bool,
     heard: bool,
     link: Link,
@@ -64,8 +64,8 @@ impl Detector {
         Self { last_byte: now, tried: false, heard: false, link, trouble: None, troubled_since: None }
     }
 
-    /// The first attempt to reach it has failed. It may have had to wait: a monitor that has just begun tries a few of thousands
-    /// at a time.
+    /// It is asked for the first time, or the first attempt to reach it has failed. It may have had to wait: a monitor that has
+    /// just begun greets a few of thousands at a time.
     pub fn tried(&mut self, now: Time) {
         if !self.tried {
             (self.tried, self.last_byte) = (true, now);
@@ -107,11 +107,16 @@ impl Detector {
 
     /// R13: the monitor itself stood still, so the silence that it thinks it saw is its own. Measure anew.
     pub fn forget_silence(&mut self, now: Time) {
-        self.last_byte = now;
-        self.troubled_since = self.troubled_since.map(|_| now);
+        self.unheard(now);
         if let Link::Closed { since, refused } = &mut self.link {
             (*since, *refused) = (now, None);
         }
+    }
+
+    /// What it has said may not have been heard, and it may not have been asked: the silence before is none.
+    pub fn unheard(&mut self, now: Time) {
+        self.last_byte = now;
+        self.troubled_since = self.troubled_since.map(|_| now);
     }
 
     /// Since when nothing came but errors; none while answers come, or nothing at all.
@@ -119,7 +124,7 @@ impl Detector {
         self.troubled_since
     }
 
-    /// When the last byte came, or when the first attempt failed.
+    /// When the last byte came, or when it was first tried.
     pub fn last_byte(&self) -> Time {
         self.last_byte
     }
@@ -233,7 +238,7 @@ mod tests {
         d.tried(ms(9000));
         d.tried(ms(9400));
         assert_eq!(at(&d, 9499), Health::Unknown);
-        assert_eq!(at(&d, 9500), Health::Silent(ms(9500)), "counted from the end of the first attempt");
+        assert_eq!(at(&d, 9500), Health::Silent(ms(9500)), "counted from the first attempt");
         assert_eq!(d.deadline(ms(9000), ms(500), ms(0)), Some(ms(9500)));
         let mut d = Detector::new(ms(0));
         d.opened(ms(9000));
@@ -263,5 +268,11 @@ mod tests {
         d.forget_silence(ms(5000));
         assert_eq!(at(&d, 5001), Health::Up);
         assert_eq!(at(&d, 5500), Health::Silent(ms(5500)));
+        d.unheard(ms(6000));
+        assert_eq!((at(&d, 6001), at(&d, 6500)), (Health::Up, Health::Silent(ms(6500))));
+        d.closed(ms(6600));
+        d.refused(ms(6601));
+        d.unheard(ms(6700));
+        assert_eq!(at(&d, 6700), Health::Refused(ms(6600)), "that nobody listens is no silence");
     }
 }

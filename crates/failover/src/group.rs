@@ -39,7 +39,8 @@ pub enum Event {
     State(Stored, i32),
     /// `<path>` was read.
     Announced(Announced, i32),
-    /// The first attempt to reach this server has failed. Of one that was never tried nobody says that it is silent.
+    /// This server was asked for the first time, or the first attempt to reach it has failed. Of one that was never tried nobody
+    /// says that it is silent.
     Tried(Endpoint),
     /// A connection to this server was opened.
     Opened(Endpoint),
@@ -68,6 +69,8 @@ pub enum Event {
     Brake(bool),
     /// This monitor itself stood still (R13).
     Stalled,
+    /// It was late to ask these servers, or to hear them.
+    Unheard(Vec<Endpoint>),
     /// Time passed.
     Tick,
 }
@@ -337,6 +340,9 @@ impl Group {
                 self.view.limits = limits;
             }
             Event::Brake(braked) => self.view.braked = braked,
+            Event::Unheard(servers) => servers.iter().for_each(|addr| {
+                self.with(addr, |b| b.detector.unheard(now));
+            }),
             Event::Stalled => self.view.backends.values_mut().for_each(|b| b.detector.forget_silence(now)),
             Event::Tick => {}
         }

@@ -107,6 +107,12 @@ impl Driver {
     pub(super) fn about(&mut self, id: &ServiceId, about: About) {
         let (now, speaks) = (self.now(), self.has_opinion());
         let name: &str = &id.name;
+        let limit = self.late_after();
+        let Some(service) = self.services.this_one(id) else { return };
+        let late = service.late_probes(now, limit);
+        if !late.is_empty() {
+            self.unheard(name, late);
+        }
         let Some(service) = self.services.this_one(id) else { return };
         match about {
             About::Event(event) if service.is_at_rest(&event, speaks, now) => {
@@ -148,6 +154,7 @@ impl Driver {
     /// Time has passed for a service that may have waited for that.
     pub(super) fn time_passed(&mut self, name: &Arc<str>, now: Time) {
         let speaks = self.has_opinion();
+        self.notice_late_probes(name);
         let Some(service) = self.services.get_mut(name) else { return };
         service.due = None;
         match service.group.poll_timeout() {
@@ -166,6 +173,7 @@ impl Driver {
         self.hand(name, event);
     }
 
+    /// The same, whatever the probes say.
     pub(super) fn hand(&mut self, name: &str, event: Event) {
         let clock = self.around.clock;
         let Some(service) = self.services.get_mut(name) else { return };

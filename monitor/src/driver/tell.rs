@@ -100,6 +100,7 @@ impl Driver {
             | Event::Limits(_)
             | Event::Brake(_)
             | Event::Stalled
+            | Event::Unheard(_)
             | Event::Tick => {}
         }
     }

@@ -92,6 +92,8 @@ pub enum Flaw {
     IgnoresBeats,
     /// R13: a monitor does not notice that it stood still.
     IgnoresStalls,
+    /// R13: a question that it sent late counts as the server's silence.
+    LateIsSilent,
     /// R14: a member of the set that has not answered is not waited for.
     ColdWhileOneMayLive,
     /// R14: nor is another member.
@@ -222,6 +224,7 @@ impl Flaw {
         Self::AlwaysLeads,
         Self::IgnoresBeats,
         Self::IgnoresStalls,
+        Self::LateIsSilent,
         Self::ColdWhileOneMayLive,
         Self::ColdWithoutAll,
         Self::ColdWhileLoading,

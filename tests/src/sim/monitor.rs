@@ -37,6 +37,10 @@ pub(super) enum Timer {
         server: usize,
         conn: usize,
     },
+    ProbeLate {
+        server: usize,
+        serial: u32,
+    },
     ProbeDue {
         server: usize,
         serial: u32,
@@ -257,6 +261,7 @@ impl Sim {
             Timer::Store => self.client_tick(at),
             Timer::Attempt { server, serial } => self.attempt(at, server, serial),
             Timer::AttemptOver { server, conn } => self.attempt_over(at, server, conn),
+            Timer::ProbeLate { server, serial } => self.probe_late(at, server, serial),
             Timer::ProbeDue { server, serial } => self.probe_due(at, server, serial),
             Timer::ProbeSilent { server, serial } => self.probe_silent(at, server, serial),
             Timer::OrderOver { server, serial } => self.order_over(at, server, serial),

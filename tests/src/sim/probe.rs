@@ -1,5 +1,6 @@
 //! The probe of one server by one monitor, as `monitor/src/backend.rs` runs it: attempts every 50 ms while there is no
-//! connection, a question every ping interval or at once, and a new connection where one is silent.
+//! connection, a question every ping interval or at once, and a new connection where one is silent. Here a server that takes
+//! a connection has greeted; what waits for its turn there is only the first attempt, and now and then a question.
 
 use std::collections::BTreeSet;
 
@@ -9,6 +10,7 @@ use super::flaw::Flaw;
 use super::kernel::{MS, Sim, Us};
 use super::monitor::{Timer, period};
 use super::net::{Body, ConnId, Node, OPENER, Purpose};
+use super::plan::Weather;
 use super::redis::{FromServer, ToServer, index};
 
 /// Between two attempts to connect.
@@ -194,10 +196,35 @@ impl Sim {
     pub(super) fn probe_due(&mut self, at: usize, server: usize, serial: u32) {
         let now = self.now;
         let probe = self.probe(at, server);
-        if probe.serial == serial && now >= probe.due {
-            probe.wanted = true;
-            self.ask(at, server);
+        if probe.serial != serial || now < probe.due {
+            return;
         }
+        let mild = self.plan.weather != Weather::Storm;
+        if self.rng.u8(0..=u8::MAX) == 0 {
+            // This monitor has more to do than time. In a storm it need not know.
+            let known = self.flaw != Some(Flaw::LateIsSilent) && (mild || self.rng.bool());
+            let wait = self.rng.u64(1..1500) * MS;
+            self.start(at, wait, Timer::ProbeDue { server, serial });
+            self.probe(at, server).due = now + wait;
+            if known {
+                self.start(at, 0, Timer::ProbeLate { server, serial });
+            }
+            return;
+        }
+        self.probe(at, server).wanted = true;
+        self.ask(at, server);
+    }
+
+    /// A question that is due waits, and the driver sees it.
+    pub(super) fn probe_late(&mut self, at: usize, server: usize, serial: u32) {
+        let step = period(self.plan.limits.down_after) / 4;
+        let now = self.now;
+        let probe = self.probe(at, server);
+        if probe.serial != serial || now >= probe.due {
+            return;
+        }
+        self.start(at, step, Timer::ProbeLate { server, serial });
+        self.group_input(at, GroupEvent::Unheard(vec![self.servers[server].addr.clone()]));
     }
 
     /// The core wants to know now.

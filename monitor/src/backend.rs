@@ -2,8 +2,14 @@
 //!
 //! The probe keeps one connection and asks every `ping_interval_ms`, or at once when told to. A close is reported as
 //! soon as the kernel tells of it. While nobody takes a connection an attempt starts every 50 ms; earlier ones are not
-//! waited for. Then the server has `down_after_ms` for its greeting, as for any answer. Orders use a second connection of their own, from look to act (R1), because WATCH belongs to it. That one is
-//! opened when an order may come, and closed when none has come for long: a server at rest has one connection.
+//! waited for. Then the server has `down_after_ms` for its greeting, as for any answer.
+//!
+//! The group measures silence by the clock, and a probe that is late itself would make a living server pass for silent. So it
+//! says when it means to wake ([`Plan`]), and whoever finds it late has the silence measured anew. A server that is dead is found
+//! all the same, however late everything is: the probe says what it has asked in vain (`Event::Unanswered`).
+//!
+//! Orders use a second connection of their own, from look to act (R1), because WATCH belongs to it. That one is opened when an
+//! order may come, and closed when none has come for long: a server at rest has one connection.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -91,8 +97,14 @@ const ATTEMPTS_MAX: usize = 64;
 /// as much once more.
 const GREETINGS_MAX: usize = 16;
 
-/// Those that were silent when they were last asked do not stand in the way of the others: each may take all of `down_after_ms`.
+/// A greeting that lasts longer gives its place to another one: it is the server that is waited for, and that costs nothing.
+const GREETING_TURN: Duration = Duration::from_millis(200);
+
+/// Those that were silent when they were last asked do not stand in the way of the others.
 const SILENT_MAX: usize = 64;
+
+/// So often a greeting looks whether it has lasted long enough.
+const LOOKS: u32 = 10;
 
 /// A running probe and executor; both end when this is dropped.
 pub(crate) struct Backend {
@@ -233,7 +245,9 @@ struct Probe<R> {
 enum Ended {
     /// The server, or its kernel, closed it.
     Closed,
-    /// Nothing came any more, or nothing that can be used.
+    /// Nothing came any more.
+    Silent,
+    /// What came is of no use.
     GivenUp,
 }
 
@@ -247,6 +261,9 @@ impl<R: Fn(Report)> Probe<R> {
                 self.event(Event::Greeted(self.target.addr.clone(), run_id.to_owned()));
             }
             ended = Some(self.ask(link).await);
+            if ended == Some(Ended::Silent) {
+                self.event(Event::Unanswered(self.target.addr.clone()));
+            }
             self.event(Event::Closed(self.target.addr.clone()));
         }
     }
@@ -265,45 +282,88 @@ impl<R: Fn(Report)> Probe<R> {
         let mut pace = Pace {
             next: self.clock.now(),
             at_once: ended == Some(Ended::Closed),
-            tried: ended.is_some(),
-            silent: ended == Some(Ended::GivenUp),
+            before: match ended {
+                None => Before::Untried,
+                Some(Ended::Closed | Ended::GivenUp) => Before::Spoke,
+                Some(Ended::Silent) => Before::Silent,
+            },
         };
-        let Target { addr, login, rooms, .. } = &self.target;
         loop {
             let line = self.reach(&mut pace).await;
-            let room = if pace.silent { &rooms.silent } else { &rooms.greetings };
-            match pace.tried && !pace.silent {
-                // It would say who it is, and nobody listens yet.
-                true => self.plan.wakes_at(self.clock.now()),
-                // Nothing counts as its silence yet, or it is silent already.
-                false => self.plan.says_nothing(),
-            }
-            let _turn = room.acquire().await; // never closed
-            self.tried(&mut pace);
-            let Detector { down_after, connect_timeout, .. } = self.target.detector();
-            let limit = down_after.max(connect_timeout);
-            self.plan.wakes_at(self.clock.now() + limit);
-            match line.greet(addr, login, redis::CLIENT_NAME, limit).await {
+            match self.greet(line, &mut pace).await {
                 Ok(link) => return link,
                 Err(error) => {
-                    pace.silent = error == OpenError::TimedOut;
+                    pace.before = match &error {
+                        OpenError::Login(_)
+                        | OpenError::Tls(_)
+                        | OpenError::TurnedAway(_)
+                        | OpenError::Protocol => Before::Spoke,
+                        OpenError::TimedOut => Before::Silent,
+                        OpenError::Refused
+                        | OpenError::Closed
+                        | OpenError::ClosedAfterHandshake
+                        | OpenError::Unreachable(_) => Before::Failed,
+                    };
+                    if error == OpenError::TimedOut {
+                        self.event(Event::Unanswered(self.target.addr.clone()));
+                    }
                     self.failed(error, &mut pace);
                 }
             }
         }
     }
 
+    /// Says who we are when it is this server's turn, and hears who it is. Its time runs only while this task does: each look
+    /// is one, however late it comes.
+    async fn greet(&self, line: Line, pace: &mut Pace) -> Result<Link, OpenError> {
+        let Target { addr, login, rooms, .. } = &self.target;
+        let room = if pace.before == Before::Silent { &rooms.silent } else { &rooms.greetings };
+        match pace.before {
+            // It would say who it is, and nobody listens yet. This once: a greeting that fails is no word of it.
+            Before::Spoke => self.plan.wakes_at(self.clock.now()),
+            // Nothing counts as its silence yet, or it goes on.
+            Before::Untried | Before::Failed | Before::Silent => self.plan.says_nothing(),
+        }
+        let mut turn = Some(room.acquire().await); // never closed
+        self.tried(pace);
+        let Detector { down_after, connect_timeout, .. } = self.target.detector();
+        let limit = down_after.max(connect_timeout);
+        let begun = self.clock.now();
+        let mut greeting = pin!(line.greet(addr, login, redis::CLIENT_NAME));
+        for _ in 0..LOOKS {
+            let now = self.clock.now();
+            if now >= begun + GREETING_TURN {
+                turn = None;
+            }
+            self.plan.wakes_at(now + limit / LOOKS);
+            if let Ok(greeted) = timeout(limit / LOOKS, greeting.as_mut()).await {
+                return greeted;
+            }
+        }
+        drop(turn);
+        Err(OpenError::TimedOut)
+    }
+
     /// Until somebody, be it only the kernel of the server's host, takes a connection.
     async fn reach(&self, pace: &mut Pace) -> Line {
         let room = &self.target.rooms.attempts;
         let mut attempts = JoinSet::new();
+        // When the first of them began of which nothing is told yet.
+        let mut begun: Option<Time> = None;
         loop {
             self.plan.wakes_at(pace.next.max(self.clock.now()));
             tokio::select! {
                 biased;
                 Some(Ok(connected)) = attempts.join_next() => match connected {
                     Ok(line) => return line,
-                    Err(error) => self.failed(error, pace),
+                    Err(error) => {
+                        let long = self.target.detector().down_after;
+                        let in_vain = matches!(error, OpenError::TimedOut | OpenError::Unreachable(_));
+                        self.failed(error, pace);
+                        if in_vain && begun.take_if(|begun| self.clock.now() >= *begun + long).is_some() {
+                            self.event(Event::Unanswered(self.target.addr.clone()));
+                        }
+                    }
                 },
                 () = sleep_until(self.clock.instant(pace.next)) => {
                     pace.next = self.clock.now() + ATTEMPT_EVERY;
@@ -320,6 +380,7 @@ impl<R: Fn(Report)> Probe<R> {
                         Err(_) => continue,
                     };
                     pace.at_once = false;
+                    begun.get_or_insert(self.clock.now());
                     let addr = self.target.addr.clone();
                     let connect_timeout = self.target.detector().connect_timeout;
                     attempts.spawn(async move {
@@ -333,7 +394,8 @@ impl<R: Fn(Report)> Probe<R> {
 
     /// From now on its silence counts.
     fn tried(&self, pace: &mut Pace) {
-        if !std::mem::replace(&mut pace.tried, true) {
+        if pace.before == Before::Untried {
+            pace.before = Before::Failed;
             self.event(Event::Tried(self.target.addr.clone()));
         }
     }
@@ -392,22 +454,15 @@ impl<R: Fn(Report)> Probe<R> {
                 if room {
                     room_due = now + ROOM_EVERY;
                 }
-                (wanted, due, asked) = (false, self.next_turn(now), Some(Asked { at: now, room }));
+                (wanted, due, asked) =
+                    (false, self.next_turn(now), Some(Asked { at: now, room, looked: false }));
                 // What is sent is short, and nothing else is under way: no peer can hold this up.
                 if sender.send_encoded(if room { &all } else { &quick }).await.is_err() {
                     return Ended::Closed;
                 }
             }
-            // Every question is sent by a turn, so silence counts from the one that is not answered.
-            let down_after = self.target.detector().down_after;
-            let silent = |asked: &Asked| asked.at + down_after;
-            let wake = match &asked {
-                None => due,
-                Some(asked) if wanted => silent(asked),
-                Some(asked) => due.min(silent(asked)),
-            };
-            self.plan.wakes_at(wake);
-            let wake = self.clock.instant(wake);
+            self.plan.wakes_at(due);
+            let wake = self.clock.instant(due);
             if alarm.deadline() != wake {
                 alarm.as_mut().reset(wake);
             }
@@ -426,20 +481,29 @@ impl<R: Fn(Report)> Probe<R> {
                     continue;
                 }
                 () = alarm.as_mut() => {
-                    if asked.as_ref().is_some_and(|asked| self.clock.now() >= silent(asked)) {
-                        // Where this process has more to do than time, the answer may be there, and nobody has looked.
+                    wanted = true;
+                    let Some(asked) = &mut asked else { continue };
+                    // Every question is sent by a turn, so silence counts from the one that is not answered.
+                    let Detector { ping_interval, down_after, .. } = self.target.detector();
+                    let (now, silent) = (self.clock.now(), asked.at + down_after);
+                    // Where this process has more to do than time, the answer may be there, and nobody has looked.
+                    if std::mem::replace(&mut asked.looked, true) && now >= silent {
                         tokio::task::yield_now().await;
                         match receiver.whole(expected, before).now_or_never() {
                             Some(Ok(_)) => {}
                             Some(Err(LinkError::Closed)) => return Ended::Closed,
-                            Some(Err(LinkError::Protocol)) | None => return Ended::GivenUp,
+                            Some(Err(LinkError::Protocol)) => return Ended::GivenUp,
+                            None => return Ended::Silent,
                         }
                     }
-                    wanted = true;
+                    due = now + ping_interval;
+                    if now < silent {
+                        due = due.min(silent);
+                    }
                     continue;
                 }
             };
-            let Some(Asked { at, room }) = asked.take() else { return Ended::GivenUp }; // nobody asked for that
+            let Some(Asked { at, room, .. }) = asked.take() else { return Ended::GivenUp }; // nobody asked for that
             self.target.took.observe(self.clock.now().saturating_sub(at).as_secs_f64());
             let read = match last.as_ref().filter(|_| same) {
                 Some((answer, seen)) => {
@@ -480,10 +544,20 @@ struct Pace {
     next: Time,
     /// It waits for no turn.
     at_once: bool,
-    /// One has failed, or the server was asked, or there was a connection.
-    tried: bool,
-    /// It did not answer in time when it was last asked.
-    silent: bool,
+    before: Before,
+}
+
+/// What came of it when the server was last spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Before {
+    /// It was not, nor has an attempt failed.
+    Untried,
+    /// It said something.
+    Spoke,
+    /// No word, but that did not take long.
+    Failed,
+    /// It did not answer in time.
+    Silent,
 }
 
 /// A question under way.
@@ -492,6 +566,8 @@ struct Asked {
     at: Time,
     /// It asks after disk and memory, too.
     room: bool,
+    /// No answer was there when this was looked after.
+    looked: bool,
 }
 
 fn encoded<'a>(commands: impl IntoIterator<Item = &'a wire::Command>) -> BytesMut {
@@ -852,39 +928,64 @@ mod tests {
         );
     }
 
-    #[tokio::test]
-    async fn who_waits_for_our_greeting_is_not_silent() {
-        let rooms = Arc::new(Rooms { greetings: Semaphore::new(0), ..Rooms::default() });
-        let (listener, at) = mute();
-        let (backend, addr, mut reports) = probed(at, &rooms);
-        sleep(ms(700)).await;
-        assert!(reports.try_recv().is_err(), "it was not asked");
-        assert_eq!(backend.is_late(Time::from_secs(9), ms(1)), None, "and nothing was expected of it");
-        listener.set_nonblocking(true).unwrap();
-        let mut connections: Vec<_> = std::iter::from_fn(|| listener.accept().ok()).collect();
-        assert_eq!(connections.len(), 1, "one that is taken is enough");
-        rooms.greetings.add_permits(1);
-        assert_eq!(next(&mut reports).await, Event::Tried(addr));
-        rooms.greetings.forget_permits(1);
-        connections.clear();
-        sleep(ms(100)).await;
-        assert!(backend.is_late(Time::from_secs(9), ms(1)).is_some(), "it was heard of, and waits for us");
+    /// Rooms in which one greeting has place.
+    fn narrow() -> Arc<Rooms> {
+        Arc::new(Rooms { greetings: Semaphore::new(1), ..Rooms::default() })
+    }
+
+    /// Says once, to whoever comes first, what process it is, then closes; to the others nothing.
+    async fn says_who_it_is(listener: &tokio::net::TcpListener) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut asked = [0; 1024];
+        let _ = stream.read(&mut asked).await.unwrap();
+        let (hello, info) = ("+OK\r\n", "run_id:0123456789012345678901234567890123456789\r\n");
+        stream.write_all(format!("{hello}${}\r\n{info}\r\n", info.len()).as_bytes()).await.unwrap();
     }
 
     #[tokio::test]
-    async fn the_silent_do_not_stand_in_the_way_of_the_others() {
-        let rooms = Arc::new(Rooms { greetings: Semaphore::new(1), ..Rooms::default() });
+    async fn who_waits_for_our_greeting_is_not_silent() {
+        let rooms = narrow();
+        let turn = rooms.greetings.acquire().await.unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let clock = Clock::start();
+        let (backend, addr, mut reports) = probed(listener.local_addr().unwrap(), &rooms);
+        let waits = async |is_late: bool, why: &str| {
+            sleep(ms(100)).await;
+            assert_eq!(backend.is_late(clock.now(), ms(20)).is_some(), is_late, "{why}");
+        };
+        sleep(ms(600)).await;
+        assert!(reports.try_recv().is_err(), "it was not asked");
+        waits(false, "nothing was expected of it").await;
+        drop(turn);
+        says_who_it_is(&listener).await;
+        let turn = rooms.greetings.acquire().await.unwrap();
+        assert_eq!(next(&mut reports).await, Event::Tried(addr.clone()));
+        assert_eq!(next(&mut reports).await, Event::Opened(addr.clone()));
+        assert!(matches!(next(&mut reports).await, Event::Greeted(..)));
+        assert_eq!(next(&mut reports).await, Event::Closed(addr));
+        waits(true, "it has spoken, and waits for us").await;
+        drop(turn);
+        drop(listener.accept().await.unwrap());
+        let _turn = rooms.greetings.acquire().await.unwrap();
+        waits(false, "what closes without a word must not live for ever").await;
+    }
+
+    #[tokio::test]
+    async fn who_does_not_answer_is_told_of_however_late_and_holds_up_nobody() {
+        let rooms = narrow();
         let (_hung, at) = mute();
-        let (_first, _, mut reports) = probed(at, &rooms);
-        next(&mut reports).await;
-        let (backend, addr, mut others) = probed(mute().1, &rooms);
-        assert_eq!(next(&mut others).await, Event::Tried(addr)); // refused
-        drop((backend, others));
-        assert_eq!(rooms.greetings.available_permits(), 0, "it may take all of down_after_ms");
+        let (_backend, addr, mut reports) = probed(at, &rooms);
+        assert_eq!(next(&mut reports).await, Event::Tried(addr.clone()));
+        assert_eq!(rooms.greetings.available_permits(), 0);
+        drop(rooms.greetings.acquire().await.unwrap());
+        assert!(reports.try_recv().is_err(), "its place is free before its time is over");
+        assert_eq!(next(&mut reports).await, Event::Unanswered(addr.clone()));
         while rooms.silent.available_permits() == SILENT_MAX {
             sleep(ms(10)).await;
         }
-        assert_eq!(rooms.greetings.available_permits(), 1, "once");
+        assert_eq!(rooms.greetings.available_permits(), 1, "it takes no place of the others any more");
+        assert_eq!(next(&mut reports).await, Event::Unanswered(addr), "asked again");
     }
 
     #[tokio::test]

@@ -215,8 +215,9 @@ impl Service {
 
     /// The servers whose probes are late by more than `limit`, and by how much.
     pub(crate) fn late_probes(&self, now: Time, limit: Duration) -> Vec<(Endpoint, Duration)> {
-        let late =
-            |(addr, backend): (&Endpoint, &Backend)| Some((addr.clone(), backend.is_late(now, limit)?));
+        let late = |(addr, backend): (&Endpoint, &Backend)| {
+            backend.is_late(now, limit).map(|late| (addr.clone(), late))
+        };
         self.backends.iter().filter_map(late).collect()
     }
 

@@ -14,6 +14,8 @@ pub struct Detector {
     last_byte: Time,
     /// It was asked, or an attempt to reach it has failed.
     tried: bool,
+    /// A question was not answered, and whoever asked has looked: since then.
+    unanswered: Option<Time>,
     heard: bool,
     link: Link,
     trouble: Option<Trouble>,
@@ -61,7 +63,15 @@ impl Detector {
     /// A detector for a server that is looked at from now on.
     pub fn new(now: Time) -> Self {
         let link = Link::Closed { since: now, refused: None };
-        Self { last_byte: now, tried: false, heard: false, link, trouble: None, troubled_since: None }
+        Self {
+            last_byte: now,
+            tried: false,
+            unanswered: None,
+            heard: false,
+            link,
+            trouble: None,
+            troubled_since: None,
+        }
     }
 
     /// It is asked for the first time, or the first attempt to reach it has failed. It may have had to wait: a monitor that has
@@ -80,7 +90,7 @@ impl Detector {
 
     /// The process at the other end said who it is.
     pub fn greeted(&mut self, now: Time) {
-        (self.tried, self.last_byte) = (true, now);
+        (self.tried, self.unanswered, self.last_byte) = (true, None, now);
     }
 
     /// The connection was closed by the other side or broke.
@@ -100,23 +110,33 @@ impl Detector {
     /// Bytes came. With `trouble`, they were an error.
     pub fn heard(&mut self, now: Time, trouble: Option<Trouble>) {
         self.last_byte = now;
-        (self.tried, self.heard) = (true, true);
+        (self.tried, self.heard, self.unanswered) = (true, true, None);
         self.trouble = trouble;
         self.troubled_since = trouble.map(|_| self.troubled_since.unwrap_or(now));
     }
 
     /// R13: the monitor itself stood still, so the silence that it thinks it saw is its own. Measure anew.
     pub fn forget_silence(&mut self, now: Time) {
+        self.unanswered = None;
         self.unheard(now);
         if let Link::Closed { since, refused } = &mut self.link {
             (*since, *refused) = (now, None);
         }
     }
 
-    /// What it has said may not have been heard, and it may not have been asked: the silence before is none.
+    /// What it has said may not have been heard, and it may not have been asked: the silence before is none. Unless it is certain:
+    /// a monitor that is always late must find a death, too.
     pub fn unheard(&mut self, now: Time) {
-        self.last_byte = now;
-        self.troubled_since = self.troubled_since.map(|_| now);
+        if self.unanswered.is_none() {
+            self.last_byte = now;
+            self.troubled_since = self.troubled_since.map(|_| now);
+        }
+    }
+
+    /// It was asked at least `down_after` ago, and nothing has come by now. Whoever tells this has looked just now, however late.
+    pub fn unanswered(&mut self, now: Time) {
+        self.tried = true;
+        self.unanswered.get_or_insert(now);
     }
 
     /// Since when nothing came but errors; none while answers come, or nothing at all.
@@ -137,8 +157,12 @@ impl Detector {
         {
             return Health::Refused(since);
         }
-        if self.tried && now >= self.last_byte + down_after {
-            return Health::Silent(self.last_byte + down_after);
+        let by_the_clock = self.tried.then(|| self.last_byte + down_after);
+        let silent = [by_the_clock, self.unanswered].into_iter().flatten().min();
+        if let Some(at) = silent
+            && now >= at
+        {
+            return Health::Silent(at);
         }
         match (self.link, self.trouble) {
             _ if !self.heard => Health::Unknown,
@@ -157,7 +181,7 @@ impl Detector {
             Link::Closed { refused: Some(at), .. } => Some(at + grace),
             Link::Closed { refused: None, .. } | Link::Open => None,
         };
-        let silent = self.tried.then(|| self.last_byte + down_after);
+        let silent = self.tried.then(|| self.last_byte + down_after); // what is certain was so at once
         [refused, silent].into_iter().flatten().filter(|at| *at > now).min()
     }
 }
@@ -274,5 +298,30 @@ mod tests {
         d.refused(ms(6601));
         d.unheard(ms(6700));
         assert_eq!(at(&d, 6700), Health::Refused(ms(6600)), "that nobody listens is no silence");
+    }
+
+    #[test]
+    fn a_question_without_an_answer_is_silence_however_late_we_are() {
+        let mut d = Detector::new(ms(0));
+        d.opened(ms(0));
+        d.heard(ms(10), None);
+        d.unheard(ms(500));
+        d.unheard(ms(900));
+        assert_eq!(at(&d, 1000), Health::Up);
+        d.unanswered(ms(1000));
+        d.unheard(ms(1100));
+        d.unanswered(ms(1200));
+        d.closed(ms(1200));
+        d.opened(ms(1201));
+        assert_eq!(at(&d, 1300), Health::Silent(ms(1000)));
+        d.greeted(ms(1400));
+        assert_eq!(at(&d, 1401), Health::Up);
+        d.unanswered(ms(2000));
+        assert_eq!(at(&d, 2000), Health::Silent(ms(1900)), "by the clock it was before");
+        d.heard(ms(2100), Some(Trouble::Busy));
+        assert_eq!(at(&d, 2101), Health::Troubled(Trouble::Busy));
+        d.unanswered(ms(2200));
+        d.forget_silence(ms(2300));
+        assert_eq!(at(&d, 2301), Health::Troubled(Trouble::Busy), "who stood still has not looked");
     }
 }

@@ -71,6 +71,8 @@ pub enum Event {
     Stalled,
     /// It was late to ask these servers, or to hear them.
     Unheard(Vec<Endpoint>),
+    /// The server has not answered for `down_after`, and whoever asked it has looked just now.
+    Unanswered(Endpoint),
     /// Time passed.
     Tick,
 }
@@ -343,6 +345,7 @@ impl Group {
             Event::Unheard(servers) => servers.iter().for_each(|addr| {
                 self.with(addr, |b| b.detector.unheard(now));
             }),
+            Event::Unanswered(addr) => self.with(&addr, |b| b.detector.unanswered(now)),
             Event::Stalled => self.view.backends.values_mut().for_each(|b| b.detector.forget_silence(now)),
             Event::Tick => {}
         }

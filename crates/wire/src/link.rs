@@ -131,19 +131,6 @@ impl Line {
         tokio::time::timeout(timeout, Self::connected(addr)).await.unwrap_or(Err(OpenError::TimedOut))
     }
 
-    /// What is left to do for a [`Link::open`], within `timeout`. `addr` is the one that was connected to.
-    pub async fn greet(
-        self,
-        addr: &Endpoint,
-        login: &Login,
-        name: &str,
-        timeout: Duration,
-    ) -> Result<Link, OpenError> {
-        tokio::time::timeout(timeout, self.greeted(addr, login, name))
-            .await
-            .unwrap_or(Err(OpenError::TimedOut))
-    }
-
     async fn connected(addr: &Endpoint) -> Result<Self, OpenError> {
         let stream = TcpStream::connect((addr.host(), addr.port())).await.map_err(|e| open_error(&e))?;
         let peer = stream.peer_addr().map_err(|e| open_error(&e))?;
@@ -151,7 +138,8 @@ impl Line {
         Ok(Self { stream, peer })
     }
 
-    async fn greeted(self, addr: &Endpoint, login: &Login, name: &str) -> Result<Link, OpenError> {
+    /// What is left to do for a [`Link::open`]. `addr` is the one that was connected to. It takes as long as the server does.
+    pub async fn greet(self, addr: &Endpoint, login: &Login, name: &str) -> Result<Link, OpenError> {
         let Self { stream, peer } = self;
         let (read, write) = match &login.tls {
             Some(tls) => stream::encrypted(stream, tls, addr.host()).await?,
@@ -185,7 +173,7 @@ impl Link {
         name: &str,
         timeout: Duration,
     ) -> Result<Self, OpenError> {
-        let open = async { Line::connected(addr).await?.greeted(addr, login, name).await };
+        let open = async { Line::connected(addr).await?.greet(addr, login, name).await };
         tokio::time::timeout(timeout, open).await.unwrap_or(Err(OpenError::TimedOut))
     }
 

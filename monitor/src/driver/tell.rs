@@ -101,6 +101,7 @@ impl Driver {
             | Event::Brake(_)
             | Event::Stalled
             | Event::Unheard(_)
+            | Event::Unanswered(_)
             | Event::Tick => {}
         }
     }

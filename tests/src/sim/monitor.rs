@@ -40,6 +40,7 @@ pub(super) enum Timer {
     ProbeLate {
         server: usize,
         serial: u32,
+        due: Us,
     },
     ProbeDue {
         server: usize,
@@ -261,7 +262,7 @@ impl Sim {
             Timer::Store => self.client_tick(at),
             Timer::Attempt { server, serial } => self.attempt(at, server, serial),
             Timer::AttemptOver { server, conn } => self.attempt_over(at, server, conn),
-            Timer::ProbeLate { server, serial } => self.probe_late(at, server, serial),
+            Timer::ProbeLate { server, serial, due } => self.probe_late(at, server, serial, due),
             Timer::ProbeDue { server, serial } => self.probe_due(at, server, serial),
             Timer::ProbeSilent { server, serial } => self.probe_silent(at, server, serial),
             Timer::OrderOver { server, serial } => self.order_over(at, server, serial),

@@ -25,12 +25,14 @@ pub(super) struct Probe {
     attempts: Vec<ConnId>,
     tried: bool,
     link: Option<ConnId>,
-    asked: bool,
+    /// When the first attempt began of which nothing is told yet.
+    begun: Option<Us>,
+    /// When the question was sent that is under way.
+    asked: Option<Us>,
     /// Somebody answered since the present connection was opened, here or to an order.
     pub(super) heard_on_link: bool,
     wanted: bool,
     due: Us,
-    heard: Us,
 }
 
 impl Sim {
@@ -73,7 +75,10 @@ impl Sim {
             return;
         }
         let conn = self.open(Node::Monitor(at), Node::Server(server), Purpose::Probe { monitor: at, server });
-        self.probe(at, server).attempts.push(conn);
+        let now = self.now;
+        let probe = self.probe(at, server);
+        probe.attempts.push(conn);
+        probe.begun.get_or_insert(now);
         let timeout = self.plan.connect_timeout;
         self.start(at, timeout, Timer::AttemptOver { server, conn });
         self.start(at, ATTEMPT_EVERY, Timer::Attempt { server, serial });
@@ -84,7 +89,13 @@ impl Sim {
         if let Some(place) = probe.attempts.iter().position(|attempt| *attempt == conn) {
             probe.attempts.remove(place);
             self.close(conn, OPENER);
+            let (now, long) = (self.now, period(self.plan.limits.down_after));
+            let in_vain = self.probe(at, server).begun.take_if(|begun| now >= *begun + long).is_some();
+            let life = self.monitors[at].life;
             self.failed(at, server);
+            if in_vain && self.monitors[at].life == life {
+                self.group_input(at, GroupEvent::Unanswered(self.servers[server].addr.clone()));
+            }
         }
     }
 
@@ -122,9 +133,8 @@ impl Sim {
         }
         match body {
             Body::FromServer(FromServer::Loading) => {
-                let now = self.now;
                 let probe = self.probe(at, server);
-                (probe.asked, probe.heard) = (false, now);
+                probe.asked = None;
                 let again = probe.wanted;
                 self.group_input(at, GroupEvent::Troubled(addr, Trouble::Loading));
                 if again {
@@ -132,9 +142,8 @@ impl Sim {
                 }
             }
             Body::FromServer(FromServer::Probed { asked, seen }) => {
-                let now = self.now;
                 let probe = self.probe(at, server);
-                (probe.asked, probe.heard, probe.heard_on_link) = (false, now, true);
+                (probe.asked, probe.heard_on_link) = (None, true);
                 let again = probe.wanted;
                 let asked = self.monitors[at].time(asked);
                 let seen = self.flawed_look(at, server, *seen);
@@ -149,12 +158,11 @@ impl Sim {
     }
 
     fn probe_opened(&mut self, at: usize, server: usize, conn: ConnId, run_id: String) {
-        let now = self.now;
         let probe = self.probe(at, server);
         let others: Vec<ConnId> =
             std::mem::take(&mut probe.attempts).into_iter().filter(|attempt| *attempt != conn).collect();
         probe.serial += 1;
-        (probe.link, probe.asked, probe.heard, probe.tried) = (Some(conn), false, now, true);
+        (probe.link, probe.begun, probe.asked, probe.tried) = (Some(conn), None, None, true);
         probe.heard_on_link = false;
         others.into_iter().for_each(|other| self.close(other, OPENER));
         let addr = self.servers[server].addr.clone();
@@ -184,11 +192,11 @@ impl Sim {
         let (now, after) = (self.now, period(self.plan.limits.ping_interval));
         let probe = self.probe(at, server);
         let Some(conn) = probe.link else { return };
-        if probe.asked {
+        if probe.asked.is_some() {
             return;
         }
         let serial = probe.serial;
-        (probe.asked, probe.wanted, probe.due) = (true, false, now + after);
+        (probe.asked, probe.wanted, probe.due) = (Some(now), false, now + after);
         self.send(conn, OPENER, Body::ToServer(ToServer::Probe { asked: now }));
         self.start(at, after, Timer::ProbeDue { server, serial });
     }
@@ -207,7 +215,7 @@ impl Sim {
             self.start(at, wait, Timer::ProbeDue { server, serial });
             self.probe(at, server).due = now + wait;
             if known {
-                self.start(at, 0, Timer::ProbeLate { server, serial });
+                self.start(at, 0, Timer::ProbeLate { server, serial, due: now + wait });
             }
             return;
         }
@@ -216,14 +224,14 @@ impl Sim {
     }
 
     /// A question that is due waits, and the driver sees it.
-    pub(super) fn probe_late(&mut self, at: usize, server: usize, serial: u32) {
+    pub(super) fn probe_late(&mut self, at: usize, server: usize, serial: u32, due: Us) {
         let step = period(self.plan.limits.down_after) / 4;
         let now = self.now;
         let probe = self.probe(at, server);
-        if probe.serial != serial || now >= probe.due {
+        if probe.serial != serial || probe.due != due || now >= due {
             return;
         }
-        self.start(at, step, Timer::ProbeLate { server, serial });
+        self.start(at, step, Timer::ProbeLate { server, serial, due });
         self.group_input(at, GroupEvent::Unheard(vec![self.servers[server].addr.clone()]));
     }
 
@@ -234,24 +242,25 @@ impl Sim {
     }
 
     fn watch_silence(&mut self, at: usize, server: usize) {
-        let limits = &self.plan.limits;
-        let limit = period(limits.down_after + limits.ping_interval);
+        let long = period(self.plan.limits.down_after);
         let probe = &self.monitors[at].probes[server];
-        let (serial, due) = (probe.serial, (probe.heard + limit).max(self.now));
+        let (serial, due) = (probe.serial, probe.asked.unwrap_or(self.now) + long);
         self.start(at, due - self.now, Timer::ProbeSilent { server, serial });
     }
 
     pub(super) fn probe_silent(&mut self, at: usize, server: usize, serial: u32) {
-        let limits = &self.plan.limits;
-        let limit = period(limits.down_after + limits.ping_interval);
+        let long = period(self.plan.limits.down_after);
         let probe = &self.monitors[at].probes[server];
         if probe.serial != serial {
             return;
         }
-        if self.now >= probe.heard + limit {
+        if probe.asked.is_none_or(|asked| self.now < asked + long) {
+            return self.watch_silence(at, server);
+        }
+        let life = self.monitors[at].life;
+        self.group_input(at, GroupEvent::Unanswered(self.servers[server].addr.clone()));
+        if self.monitors[at].life == life {
             self.probe_closed(at, server);
-        } else {
-            self.watch_silence(at, server);
         }
     }
 }

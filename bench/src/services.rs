@@ -30,6 +30,8 @@ const LIMIT: Duration = Duration::from_secs(120);
 const IDLE: Duration = Duration::from_secs(30);
 /// Services of one stub process: it needs up to eight descriptors for each.
 const PER_STUB: usize = 1000;
+/// So many records are read at once while services settle.
+const READ_AT_ONCE: usize = 100;
 /// `ping_interval_ms` and `down_after_ms`: the defaults, but for sizes that two cores cannot ask ten times a second while they
 /// also play the servers.
 const DETECTOR: (u64, u64) = (100, 500);
@@ -262,17 +264,26 @@ impl Fleet {
 
     /// Waits until each of these services has its replica in sync.
     fn settled(&mut self, services: &[usize]) {
+        let settled = |record: &Result<State, String>| {
+            record.as_ref().is_ok_and(|state| state.phase == Phase::Serving && state.in_sync.len() == 1)
+        };
+        let mut left = services.to_vec();
         wait::until("all services in order", LIMIT, || {
-            let records = self.records(services.iter().copied());
-            let settled = |record: &&Result<State, String>| {
-                record.as_ref().is_ok_and(|state| state.phase == Phase::Serving && state.in_sync.len() == 1)
-            };
-            let good = records.iter().filter(settled).count();
-            if good < services.len() {
-                sleep(Duration::from_millis(500)); // so many reads are a load of their own
+            // To read the records of thousands again and again would be a load of its own.
+            let some: Vec<usize> = left.iter().copied().take(READ_AT_ONCE).collect();
+            let records = self.records(some.iter().copied());
+            let ill: Vec<_> = some.into_iter().zip(records).filter(|(_, record)| !settled(record)).collect();
+            if ill.len() == left.len().min(READ_AT_ONCE) {
+                sleep(Duration::from_millis(100));
             }
-            let first = || records.iter().find(|record| !settled(record)).map(|record| format!("{record:?}"));
-            wait::holds(good == services.len(), || format!("{good} of {}; {:?}", services.len(), first()))
+            left = ill
+                .iter()
+                .map(|(service, _)| *service)
+                .chain(left.split_off(left.len().min(READ_AT_ONCE)))
+                .collect();
+            wait::holds(left.is_empty(), || {
+                format!("{} of {}; {:?}", left.len(), services.len(), ill.first())
+            })
         });
     }
 

@@ -180,15 +180,15 @@ pub(crate) fn lag(view: &View, addr: &Endpoint) -> Option<u64> {
 /// Why a service does not yet make this monitor ready: a server was never heard of, up or down.
 pub(crate) fn unready(service: &Service, now: Time) -> Option<String> {
     let view = service.group.view();
+    let name = service.path.name();
+    if !view.record_read || view.announced.0 == Announced::Unread {
+        return Some(format!("{name}: its znodes have not been read yet"));
+    }
     let unknown: Vec<String> = view
         .backends
         .keys()
         .filter(|addr| view.health(addr, now) == Health::Unknown)
         .map(ToString::to_string)
         .collect();
-    let name = service.path.name();
-    if !view.record_read || view.announced.0 == Announced::Unread {
-        return Some(format!("{name}: its znodes have not been read yet"));
-    }
     (!unknown.is_empty()).then(|| format!("{name}: not probed yet: {}", unknown.join(" ")))
 }

@@ -18,6 +18,9 @@ const STOOD_STILL_SHOWN: Duration = Duration::from_secs(60);
 /// At most one part in so many of this process' time goes into answers of the voter, whether somebody asks or not.
 const SHOW_SHARE: u32 = 200;
 
+/// So many services `/readyz` names.
+const REASONS_SHOWN: usize = 20;
+
 /// The document of `/services`.
 #[derive(Serialize)]
 struct Status<'a> {
@@ -151,7 +154,12 @@ impl Driver {
             }
             Some(PairState::Active | PairState::Passive) | None => {}
         }
-        reasons.extend(self.services.iter().filter_map(|service| status::unready(service, now)));
+        // Whoever asks again and again while thousands of services begin must not keep this loop from them.
+        let mut services = self.services.iter().filter_map(|service| status::unready(service, now));
+        reasons.extend(services.by_ref().take(REASONS_SHOWN));
+        if services.next().is_some() {
+            reasons.push("other services, too".to_owned());
+        }
         reasons
     }
 

@@ -273,7 +273,7 @@ impl Fleet {
             let some: Vec<usize> = left.iter().copied().take(READ_AT_ONCE).collect();
             let records = self.records(some.iter().copied());
             let ill: Vec<_> = some.into_iter().zip(records).filter(|(_, record)| !settled(record)).collect();
-            if ill.len() == left.len().min(READ_AT_ONCE) {
+            if !ill.is_empty() {
                 sleep(Duration::from_millis(100));
             }
             left = ill
@@ -282,7 +282,7 @@ impl Fleet {
                 .chain(left.split_off(left.len().min(READ_AT_ONCE)))
                 .collect();
             wait::holds(left.is_empty(), || {
-                format!("{} of {}; {:?}", left.len(), services.len(), ill.first())
+                format!("{} of {} are not; {:?}", left.len(), services.len(), ill.first())
             })
         });
     }

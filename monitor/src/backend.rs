@@ -384,7 +384,7 @@ impl<R: Fn(Report)> Probe<R> {
     /// It is not this server's turn.
     fn waits(&self, pace: &Pace) {
         match pace.before {
-            // It would say who it is, and nobody asks. Only until it was asked: what fails then is no word of it.
+            // It would say who it is, and nobody asks. If it would not, its attempts fail, and that is told (`failed`).
             Before::Spoke => self.plan.wakes_at(self.clock.now()),
             // Nothing counts as its silence yet, or it goes on.
             Before::Untried | Before::Failed | Before::Silent => self.plan.says_nothing(),

@@ -10,7 +10,7 @@
 //! * [`linearizable`]: a checker of histories. [`chaos`]: real faults, and a verdict on what clients saw.
 //! * [`model`]: the protocol in the small, for an exhaustive check. [`sim`]: at large, with everything that goes wrong.
 //! * [`fuzz`]: what must hold whatever bytes come.
-//! * [`wait`]: conditions with deadlines. [`skip`]: how a test says that it cannot run.
+//! * [`wait`]: conditions with deadlines. [`skip`]: how a test says that it cannot run. [`machine`]: what the host took.
 //!
 //! What goes wrong here panics with a sentence: the caller is a test or a demo and can do nothing better.
 
@@ -23,6 +23,7 @@ mod host;
 pub mod http;
 pub mod linearizable;
 pub mod load;
+pub mod machine;
 pub mod model;
 pub mod netns;
 pub mod ports;

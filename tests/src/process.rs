@@ -9,7 +9,7 @@ use std::sync::{Mutex, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::{Host, WorkDir, wait, workdir};
+use crate::{Host, WorkDir, machine, wait, workdir};
 
 /// The signals that tests send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +80,7 @@ impl Process {
     }
 
     pub(crate) fn start(start: Start<'_>) -> io::Result<Self> {
+        machine::watch();
         let Start { name, mut command, host, dir } = start;
         let log = dir.join(&format!("{name}.log"));
         let out = OpenOptions::new().create(true).append(true).open(&log)?;

@@ -41,6 +41,12 @@ pub fn never<E: Display>(what: &str, time: Duration, mut look: impl FnMut() -> R
     }
 }
 
+/// Panics if what is over took longer than this.
+#[track_caller]
+pub fn took(what: &str, limit: Duration, took: Duration) {
+    assert!(took < limit, "{what}: not within {limit:?}: it took {took:?}");
+}
+
 /// `Ok` if it holds, else the reason: makes a condition out of a comparison.
 pub fn holds(condition: bool, why: impl FnOnce() -> String) -> Result<(), String> {
     if condition { Ok(()) } else { Err(why()) }

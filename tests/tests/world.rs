@@ -7,7 +7,7 @@ use world::netns::{Cut, Hosts};
 use world::redis::{Redis, Settings};
 use world::resp::{Connection, Reply};
 use world::zookeeper::ZooKeeper;
-use world::{skip, wait};
+use world::{Process, skip, wait};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -121,6 +121,61 @@ fn nothing_is_left_behind() {
             left.map_or(Ok(()), |id| Err(format!("{way}: process {id} is still there")))
         });
     }
+}
+
+/// `make test` runs such tests once more, and no others.
+#[test]
+fn only_what_came_too_late_is_run_again() {
+    let dir = world::WorkDir::new("run-again");
+    let asked = |log: &str| {
+        std::fs::write(dir.join("log"), log).unwrap();
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/to-run-again");
+        let out = Command::new(script).arg(dir.join("log")).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().trim().to_owned();
+        (out.status.success(), text(out.stdout), text(out.stderr))
+    };
+    let end = "\nfailures:\n    a\n\ntest result: FAILED. 0 passed; 1 failed\n\nerror: test failed, to rerun pass `--test x`\n";
+    let failed = |said: &str| {
+        format!("test a ... FAILED\ntest c ... ok\n\nfailures:\n\n---- a stdout ----\n{said}\n\n{end}")
+    };
+    let late = failed("not within 3 s\ndisturbed: so and so");
+    assert_eq!(asked(&late), (true, "a".to_owned(), String::new()));
+    let wrong = failed("left: 1, right: 2").replace("a ", "b ");
+    let said = "b: failed, and not for want of time";
+    assert_eq!(asked(&wrong), (false, String::new(), said.to_owned()));
+    assert_eq!(asked(&(late.clone() + &wrong)), (false, String::new(), said.to_owned()));
+    let said = "not only tests failed";
+    let crashed = late.clone() + "error: test failed, to rerun pass `--test y`\nCaused by: signal 11";
+    for log in [crashed.as_str(), "error: could not compile", ""] {
+        assert_eq!(asked(log), (false, String::new(), said.to_owned()), "{log}");
+    }
+}
+
+/// What `make test` looks for is what is said.
+#[test]
+fn a_panic_about_time_says_what_disturbed_the_machine() {
+    if let Ok(message) = std::env::var("PANIC") {
+        stop_for_a_second_and_panic(&message);
+    }
+    let said = |message: &str| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "a_panic_about_time_says_what_disturbed_the_machine"]).env("PANIC", message);
+        let out = command.output().unwrap();
+        assert!(!out.status.success());
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    let late = said("a child: not within 3s: it is not there");
+    assert!(late.contains("\ndisturbed: in the last 60 s a sleeping thread was woken up to "), "{late}");
+    let wrong = said("a write is lost");
+    assert!(wrong.contains("a write is lost") && !wrong.contains("disturbed: "), "{wrong}");
+}
+
+fn stop_for_a_second_and_panic(message: &str) -> ! {
+    let mut stop = Command::new("sh");
+    stop.args(["-c", "sleep 0.3; kill -STOP $PPID; sleep 1; kill -CONT $PPID; sleep 5"]);
+    let _child = Process::of("stop", stop);
+    std::thread::sleep(Duration::from_millis(1800));
+    panic!("{message}");
 }
 
 fn die_with_servers(way: &str) -> ! {

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::http::{Answer, Connection, Request};
-use crate::{Host, wait};
+use crate::{Host, machine, wait};
 
 /// How to load.
 #[derive(Debug, Clone)]
@@ -88,6 +88,16 @@ pub struct Sample {
     pub given_by: Option<(u64, String)>,
     /// What was wrong, if anything was.
     pub wrong: Option<String>,
+}
+
+impl Sample {
+    /// See [`machine::excuse`]: for a request that was not answered in time. A wrong answer has none.
+    fn excuse(&self) -> String {
+        match self.status {
+            None | Some(500..) => machine::excuse(self.start, self.end),
+            Some(_) => String::new(),
+        }
+    }
 }
 
 /// A load that is running. It stops when dropped.
@@ -326,7 +336,17 @@ impl Report {
         self.assert_nothing_lost();
         let failed = self.failed();
         let first: Vec<_> = failed.iter().take(3).collect();
-        assert!(failed.is_empty(), "{} of {} requests failed: {first:#?}", failed.len(), self.samples.len());
+        let excuse = || match failed.iter().map(|sample| sample.excuse()).find(String::is_empty) {
+            Some(none) => none,
+            None => failed[0].excuse(),
+        };
+        assert!(
+            failed.is_empty(),
+            "{} of {} requests failed: {first:#?}{}",
+            failed.len(),
+            self.samples.len(),
+            excuse()
+        );
     }
 
     /// Panics unless no epoch had two primaries and no acknowledged write is lost.

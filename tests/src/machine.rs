@@ -1,75 +1,39 @@
 //! Whether there was a machine to run on. On a shared host all processes of a virtual machine may stand still for seconds; that
-//! something then comes too late says nothing of the program. This watches for it, and a panic about time ends with what it saw,
-//! so that `tests/run-tests` can tell such a failure from others. What is wrong or lost is so on any machine.
+//! something then comes too late says nothing of the program. This watches for it. What failed for want of time says what was
+//! lost of it ([`excuse`]), so that `tests/run-tests` can tell such a failure from others. What is wrong or lost is so on any
+//! machine.
 
 use std::collections::VecDeque;
-use std::fmt;
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
-use std::{fs, panic, thread};
-
-/// The line begins with this; `tests/to-run-again` looks for it.
-pub const DISTURBED: &str = "disturbed: ";
-
-/// What a panic says for which time alone may be the cause: see [`wait`](crate::wait) and [`load`](crate::load).
-const OF_TIME: [&str; 2] = [": not within ", " requests failed: "];
-
-/// What a failure was caused by may be so long ago: as long as a group may take to be in order.
-const MEMORY: Duration = Duration::from_secs(60);
+use std::{fs, thread};
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_millis(50);
 
-/// A thread that slept so much too long was not held up by the tests themselves: two at a time do not fill two cores for long.
-const LATE: Duration = Duration::from_millis(500);
+/// No wait is longer.
+const MEMORY: Duration = Duration::from_secs(180);
 
-/// The part of all processors' time within [`WINDOW`] that the host took for others.
-const STOLEN: f64 = 0.5;
+/// A thread that is woken so late was held up by more than its neighbours: two tests at a time do not fill two cores for long.
+const LATE: Duration = Duration::from_millis(100);
 
-const WINDOW: Duration = Duration::from_secs(1);
-
-/// What happened within the last minute.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Seen {
-    /// The longest time for which a sleeping thread was not woken.
-    pub late: Duration,
-    /// The largest part of the processors' time that the host took within a second.
-    pub stolen: f64,
-}
-
-impl Seen {
-    /// Whether a test that failed meanwhile may have failed for this.
-    pub fn disturbs(&self) -> bool {
-        self.late >= LATE || self.stolen >= STOLEN
-    }
-}
-
-impl fmt::Display for Seen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Seen { late, stolen } = self;
-        write!(
-            f,
-            "in the last {} s a sleeping thread was woken up to {} ms late, and the host took up to {:.0} % of a second",
-            MEMORY.as_secs(),
-            late.as_millis(),
-            stolen * 100.0
-        )
-    }
-}
+/// So much must have been lost at least, and this part of the whole time.
+const LOST: Duration = Duration::from_millis(250);
+const PART: u32 = 10;
 
 /// One look.
 #[derive(Debug, Clone, Copy)]
 struct Look {
     at: Instant,
     late: Duration,
-    /// Since the machine started, in ticks of the kernel: what the host took, and all.
+    /// Since the machine started, in ticks of the kernel, of all processors: what the host took, and all.
     stolen: u64,
     all: u64,
 }
 
 static LOOKS: Mutex<VecDeque<Look>> = Mutex::new(VecDeque::new());
 
-fn looks() -> std::sync::MutexGuard<'static, VecDeque<Look>> {
+fn looks() -> MutexGuard<'static, VecDeque<Look>> {
     LOOKS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -78,31 +42,35 @@ pub(crate) fn watch() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         thread::spawn(look_on);
-        let tell = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            tell(info);
-            let payload = info.payload();
-            let text = payload.downcast_ref::<String>().map_or("", String::as_str);
-            let seen = seen();
-            if OF_TIME.iter().any(|words| text.contains(words)) && seen.disturbs() {
-                eprintln!("{DISTURBED}{seen}");
-            }
-        }));
     });
 }
 
-/// What was seen of late.
-pub fn seen() -> Seen {
-    summary(looks().make_contiguous())
+/// A line of its own for the message of a failure, if the machine gave too little of the time from `begun` to `ended` to tell who
+/// was too late, else nothing. `tests/to-run-again` looks for it.
+pub fn excuse(begun: Instant, ended: Instant) -> String {
+    // Whoever was held up, too, and goes on first, knows nothing yet.
+    let limit = Instant::now() + 20 * EVERY;
+    while looks().back().is_some_and(|look| look.at < ended) && Instant::now() < limit {
+        thread::sleep(EVERY);
+    }
+    let (late, stolen) = lost(looks().make_contiguous(), begun, ended);
+    let (whole, most) = (ended.saturating_duration_since(begun), late.max(stolen));
+    if most < LOST || most < whole / PART {
+        return String::new();
+    }
+    format!(
+        "\ndisturbed: within {whole:.1?} all stood still for {late:.1?}, and the host took {stolen:.1?} for others\n"
+    )
 }
 
 fn look_on() {
     let mut due = Instant::now();
     loop {
         let at = Instant::now();
-        let (stolen, all) =
-            fs::read_to_string("/proc/stat").ok().and_then(|stat| ticks(&stat)).unwrap_or_default();
+        let ticks = fs::read_to_string("/proc/stat").ok().and_then(|stat| ticks(&stat));
         let mut looks = looks();
+        // What cannot be read is as it was.
+        let (stolen, all) = ticks.or(looks.back().map(|look| (look.stolen, look.all))).unwrap_or_default();
         looks.push_back(Look { at, late: at.saturating_duration_since(due), stolen, all });
         while looks.front().is_some_and(|look| at - look.at > MEMORY) {
             looks.pop_front();
@@ -121,29 +89,24 @@ fn ticks(stat: &str) -> Option<(u64, u64)> {
     Some((*columns.get(7)?, columns.iter().sum()))
 }
 
-fn summary(looks: &[Look]) -> Seen {
-    let mut seen = Seen::default();
-    let mut first = 0;
-    for (n, look) in looks.iter().enumerate() {
-        seen.late = seen.late.max(look.late);
-        // The latest one that is a whole window before.
-        while looks[first + 1..=n].first().is_some_and(|next| look.at - next.at >= WINDOW) {
-            first += 1;
-        }
-        let from = looks[first];
-        let (stolen, all) = (look.stolen - from.stolen, look.all - from.all);
-        if look.at - from.at >= WINDOW && all > 0 {
-            #[allow(clippy::cast_precision_loss)] // some hundred ticks
-            let share = stolen as f64 / all as f64;
-            seen.stolen = seen.stolen.max(share);
-        }
-    }
-    seen
+/// Between the two: for how long nobody was woken, and the host's part of the time.
+fn lost(looks: &[Look], begun: Instant, ended: Instant) -> (Duration, Duration) {
+    // A look tells of the time before it.
+    let meant: Vec<&Look> =
+        looks.iter().filter(|look| look.at > begun && look.at - look.late < ended).collect();
+    let (Some(first), Some(last)) = (meant.first(), meant.last()) else { return Default::default() };
+    let late = meant.iter().map(|look| look.late).filter(|late| *late >= LATE).sum();
+    let (stolen, all) = (last.stolen.saturating_sub(first.stolen), last.all.saturating_sub(first.all));
+    #[allow(clippy::cast_precision_loss)] // some thousand ticks
+    let part = if all == 0 { 0.0 } else { (stolen as f64 / all as f64).min(1.0) };
+    (late, (last.at - first.at).mul_f64(part))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
 
     fn looks(of: impl IntoIterator<Item = (u64, u64, u64)>) -> Vec<Look> {
         let start = Instant::now();
@@ -158,22 +121,26 @@ mod tests {
     }
 
     #[test]
-    fn a_quiet_minute_disturbs_nobody() {
-        let seen = summary(&looks((0..1200).map(|n| (n * 51, n / 20, n * 10))));
-        assert_eq!(seen.late, Duration::from_millis(1));
-        assert!(seen.stolen < 0.02 && !seen.disturbs(), "{seen:?}");
-        assert!(!summary(&[]).disturbs());
+    fn only_what_was_lost_meanwhile_counts() {
+        // A second of standing still, then half a minute with a tenth of it stolen.
+        let mut seen = vec![(0, 0, 0), (50, 0, 10), (1100, 0, 20)];
+        seen.extend((1..=600).map(|n| (1100 + n * 50, n, 20 + n * 10)));
+        let looks = looks(seen);
+        let start = looks[0].at;
+        let until = |from: Duration, to: Duration| lost(&looks, start + from, start + to);
+        assert_eq!(until(Duration::ZERO, SECOND / 2).0, SECOND, "it ended in the midst of it");
+        assert_eq!(until(SECOND / 2, SECOND * 3).0, SECOND);
+        let (late, stolen) = until(SECOND * 2, SECOND * 22);
+        assert!(late.is_zero() && (1.98..2.0).contains(&stolen.as_secs_f64()), "{late:?} {stolen:?}");
+        assert_eq!(until(SECOND * 60, SECOND * 61), (Duration::ZERO, Duration::ZERO), "nothing is known");
+        assert_eq!(lost(&[], start, start + SECOND), (Duration::ZERO, Duration::ZERO));
     }
 
     #[test]
-    fn a_pause_and_a_greedy_host_are_seen() {
-        let paused = summary(&looks([(0, 0, 0), (50, 0, 10), (750, 0, 20), (800, 0, 30)]));
-        assert_eq!((paused.late, paused.disturbs()), (Duration::from_millis(650), true));
-        // Most of one second of a minute, else nothing.
-        let taken = |n: u64| n.clamp(400, 420) - 400;
-        let greedy = summary(&looks((0..1200).map(|n| (n * 50, taken(n) * 6, n * 10))));
-        assert!((0.59..0.61).contains(&greedy.stolen) && greedy.disturbs(), "{greedy:?}");
-        assert!(greedy.to_string().ends_with("took up to 60 % of a second"), "{greedy}");
+    fn a_count_that_goes_back_is_nothing() {
+        let looks = looks([(0, 100, 1000), (50, 0, 0), (100, 50, 10)]);
+        assert_eq!(lost(&looks[..2], looks[0].at - SECOND, looks[1].at).1, Duration::ZERO);
+        assert!(lost(&looks[1..], looks[0].at, looks[2].at).1 <= SECOND / 20);
     }
 
     #[test]

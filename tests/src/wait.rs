@@ -4,15 +4,18 @@ use std::fmt::Display;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::machine;
+
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(5);
 
 /// Waits until `look` gives a value; panics with `what` and the last reason after `limit`.
 #[track_caller]
 pub fn until<T, E: Display>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<T, E>) -> T {
+    let begun = Instant::now();
     match within(limit, &mut look) {
         Ok(value) => value,
-        Err(why) => panic!("{what}: not within {limit:?}: {why}"),
+        Err(why) => panic!("{what}: not within {limit:?}: {why}{}", machine::excuse(begun, Instant::now())),
     }
 }
 
@@ -41,10 +44,11 @@ pub fn never<E: Display>(what: &str, time: Duration, mut look: impl FnMut() -> R
     }
 }
 
-/// Panics if what is over took longer than this.
+/// Panics if what is over, but began at `begun`, took longer than this.
 #[track_caller]
-pub fn took(what: &str, limit: Duration, took: Duration) {
-    assert!(took < limit, "{what}: not within {limit:?}: it took {took:?}");
+pub fn took(what: &str, limit: Duration, begun: Instant, took: Duration) {
+    let excuse = || machine::excuse(begun, begun + took);
+    assert!(took < limit, "{what}: not within {limit:?}: it took {took:?}{}", excuse());
 }
 
 /// `Ok` if it holds, else the reason: makes a condition out of a comparison.

@@ -35,7 +35,7 @@ fn kill_the_primary_of(replicas: usize) {
     report.assert_clean();
     let gap = report.gap(at).expect("a write under the new epoch");
     println!("{replicas} replicas: gap {gap:?}");
-    wait::took("the gap", GAP_BOUND, gap);
+    wait::took("the gap", GAP_BOUND, at, gap);
 }
 
 #[test]

@@ -208,7 +208,7 @@ fn both_monitors_come_back_after_kill() {
         wait::holds(now.promoted > before.promoted, || format!("{now:?}"))
     });
     // They do not wait for the end of their sessions.
-    wait::took("both are back and have promoted", Duration::from_secs(15), killed.elapsed());
+    wait::took("both are back and have promoted", Duration::from_secs(15), killed, killed.elapsed());
     group.redis[primary].restart();
     group.ready();
     group.settled();

@@ -101,8 +101,10 @@ const GREETINGS_MAX: usize = 16;
 /// A greeting that lasts longer gives its place to another one: it is the server that is waited for, and that costs nothing.
 const GREETING_TURN: Duration = Duration::from_millis(200);
 
-/// Those that were silent when they were last asked do not stand in the way of the others.
+/// Those that were silent when they were last asked do not stand in the way of the others, nor for long in each other's: of
+/// hundreds that hang, those that go on must not wait until each of the others was asked.
 const SILENT_MAX: usize = 64;
+const SILENT_TURN: Duration = Duration::from_millis(20);
 
 /// So often a greeting looks whether it has lasted long enough.
 const LOOKS: u32 = 10;
@@ -145,9 +147,7 @@ impl Backend {
     /// How late its probe is by now, if that is more than `limit`: this process has more to do than time, and an answer of the
     /// server may be there. The next `limit` begins now.
     pub(crate) fn is_late(&self, now: Time, limit: Duration) -> Option<Duration> {
-        let late = self.plan.late(now).filter(|late| *late > limit)?;
-        self.plan.wakes_at(now);
-        Some(late)
+        self.plan.late(now, limit)
     }
 
     /// Asks now.
@@ -221,16 +221,24 @@ impl Default for Plan {
 
 impl Plan {
     fn wakes_at(&self, at: Time) {
-        self.0.store(u64::try_from(at.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.0.store(micros(at), Ordering::Relaxed);
     }
 
     fn says_nothing(&self) {
         self.0.store(u64::MAX, Ordering::Relaxed);
     }
 
-    fn late(&self, now: Time) -> Option<Duration> {
-        now.checked_sub(Duration::from_micros(self.0.load(Ordering::Relaxed)))
+    /// How late it is, if that is more than `limit`, which begins anew then. A probe that is awake in the meantime has the last word.
+    fn late(&self, now: Time, limit: Duration) -> Option<Duration> {
+        let plan = self.0.load(Ordering::Relaxed);
+        let late = now.checked_sub(Duration::from_micros(plan)).filter(|late| *late > limit)?;
+        let _ = self.0.compare_exchange(plan, micros(now), Ordering::Relaxed, Ordering::Relaxed);
+        Some(late)
     }
+}
+
+fn micros(at: Time) -> u64 {
+    u64::try_from(at.as_micros()).unwrap_or(u64::MAX)
 }
 
 struct Probe<R> {
@@ -255,8 +263,11 @@ enum Ended {
 impl<R: Fn(Report)> Probe<R> {
     async fn run(self) {
         let mut ended = None;
+        let mut next = self.clock.now();
         loop {
-            let link = self.connect(ended).await;
+            let link = self.connect(ended, next).await;
+            // What says who it is and closes at once, again and again, is not asked more often than what is down.
+            let brief = self.clock.now() + ATTEMPT_EVERY;
             self.event(Event::Opened(self.target.addr.clone()));
             if let Some(run_id) = link.run_id() {
                 self.event(Event::Greeted(self.target.addr.clone(), run_id.to_owned()));
@@ -266,6 +277,7 @@ impl<R: Fn(Report)> Probe<R> {
                 self.event(Event::Unanswered(self.target.addr.clone()));
             }
             self.event(Event::Closed(self.target.addr.clone()));
+            next = brief.max(self.clock.now());
         }
     }
 
@@ -278,14 +290,15 @@ impl<R: Fn(Report)> Probe<R> {
         (self.report)(Report::Words(self.target.addr.clone(), words));
     }
 
-    /// `ended`: there was a connection a moment ago.
-    async fn connect(&self, ended: Option<Ended>) -> Link {
+    /// From `next` on. `ended`: there was a connection a moment ago.
+    async fn connect(&self, ended: Option<Ended>, next: Time) -> Link {
         let mut pace = Pace {
-            next: self.clock.now(),
+            begun: next,
+            next,
             at_once: ended == Some(Ended::Closed),
             before: match ended {
                 None => Before::Untried,
-                Some(Ended::Closed | Ended::GivenUp) => Before::Spoke,
+                Some(Ended::Closed | Ended::GivenUp) => Before::Asked,
                 Some(Ended::Silent) => Before::Silent,
             },
             wordless: None,
@@ -295,18 +308,9 @@ impl<R: Fn(Report)> Probe<R> {
             match self.greet(line, &mut pace).await {
                 Ok(link) => return link,
                 Err(error) => {
-                    pace.before = match &error {
-                        OpenError::Login(_)
-                        | OpenError::Tls(_)
-                        | OpenError::TurnedAway(_)
-                        | OpenError::Protocol => Before::Spoke,
-                        OpenError::TimedOut => Before::Silent,
-                        OpenError::Refused
-                        | OpenError::Closed
-                        | OpenError::ClosedAfterHandshake
-                        | OpenError::Unreachable(_) => Before::Failed,
-                    };
+                    pace.before = Before::Asked;
                     if error == OpenError::TimedOut {
+                        pace.before = Before::Silent;
                         self.event(Event::Unanswered(self.target.addr.clone()));
                     }
                     self.failed(error, &mut pace);
@@ -319,23 +323,28 @@ impl<R: Fn(Report)> Probe<R> {
     /// is one, however late it comes.
     async fn greet(&self, line: Line, pace: &mut Pace) -> Result<Link, OpenError> {
         let Target { addr, login, rooms, .. } = &self.target;
-        let room = if pace.before == Before::Silent { &rooms.silent } else { &rooms.greetings };
+        let (room, place_for) = match pace.before {
+            Before::Silent => (&rooms.silent, SILENT_TURN),
+            Before::Untried | Before::Asked => (&rooms.greetings, GREETING_TURN),
+        };
         self.waits(pace);
         let mut turn = Some(room.acquire().await); // never closed
         self.tried(pace);
-        let Detector { down_after, connect_timeout, .. } = self.target.detector();
-        let limit = down_after.max(connect_timeout);
+        let limit = || {
+            let Detector { down_after, connect_timeout, .. } = self.target.detector();
+            down_after.max(connect_timeout)
+        };
         let mut greeting = pin!(line.greet(addr, login, redis::CLIENT_NAME));
         let mut lasted = Duration::ZERO;
-        while lasted < limit {
-            let look = limit / LOOKS;
-            let look = if turn.is_some() { look.min(GREETING_TURN) } else { look };
+        while lasted < limit() {
+            let look = limit() / LOOKS;
+            let look = if turn.is_some() { look.min(place_for) } else { look };
             self.plan.wakes_at(self.clock.now() + look);
             if let Ok(greeted) = timeout(look, greeting.as_mut()).await {
                 return greeted;
             }
             lasted += look;
-            if lasted >= GREETING_TURN {
+            if lasted >= place_for {
                 turn = None;
             }
         }
@@ -385,16 +394,16 @@ impl<R: Fn(Report)> Probe<R> {
     fn waits(&self, pace: &Pace) {
         match pace.before {
             // It would say who it is, and nobody asks. If it would not, its attempts fail, and that is told (`failed`).
-            Before::Spoke => self.plan.wakes_at(self.clock.now()),
+            Before::Asked => self.plan.wakes_at(self.clock.now()),
             // Nothing counts as its silence yet, or it goes on.
-            Before::Untried | Before::Failed | Before::Silent => self.plan.says_nothing(),
+            Before::Untried | Before::Silent => self.plan.says_nothing(),
         }
     }
 
     /// From now on its silence counts.
     fn tried(&self, pace: &mut Pace) {
         if pace.before == Before::Untried {
-            pace.before = Before::Failed;
+            pace.before = Before::Asked;
             self.event(Event::Tried(self.target.addr.clone()));
         }
     }
@@ -442,8 +451,11 @@ impl<R: Fn(Report)> Probe<R> {
             OpenError::Protocol => self.troubled(Trouble::Strange, "not a Redis server".into()),
             // Said, but no answer: what stands before a dead server may have shaken hands.
             OpenError::ClosedAfterHandshake => (self.report)(Report::Words(addr(), error.to_string())),
-            // The backlog of a dying listener took it; a moment later nobody listens any more.
-            OpenError::Closed => pace.next = now + ASK_AGAIN,
+            // The backlog of a dying listener took it; a moment later nobody listens any more. Or it is a front of a dead server.
+            OpenError::Closed => {
+                let dying = now < pace.begun + ATTEMPT_EVERY;
+                pace.next = now + if dying { ASK_AGAIN } else { ATTEMPT_EVERY };
+            }
             // Silence speaks for itself.
             OpenError::TimedOut | OpenError::Unreachable(_) => {}
         }
@@ -562,6 +574,7 @@ impl<R: Fn(Report)> Probe<R> {
 
 /// Attempts to reach one server.
 struct Pace {
+    begun: Time,
     /// When the next one is due.
     next: Time,
     /// It waits for no turn.
@@ -576,11 +589,9 @@ struct Pace {
 enum Before {
     /// It was not, nor has an attempt failed.
     Untried,
-    /// It said something.
-    Spoke,
-    /// No word, but that did not take long.
-    Failed,
-    /// It did not answer in time.
+    /// It said something, or an attempt failed.
+    Asked,
+    /// It was reached, and did not answer in time.
     Silent,
 }
 
@@ -865,7 +876,7 @@ fn name(command: &wire::Command) -> String {
 mod tests {
     use std::net::{SocketAddr, TcpListener};
 
-    use tokio::time::sleep;
+    use tokio::time::{Instant, sleep};
 
     use super::*;
 
@@ -993,7 +1004,7 @@ mod tests {
         assert_eq!(next(&mut reports).await, Event::Tried(addr.clone()));
         assert_eq!(next(&mut reports).await, Event::Opened(addr.clone()));
         assert!(matches!(next(&mut reports).await, Event::Greeted(..)));
-        assert_eq!(next(&mut reports).await, Event::Closed(addr));
+        assert_eq!(next(&mut reports).await, Event::Closed(addr.clone()));
         waits(true, "it has spoken, and waits for us").await;
         drop(turn);
         tokio::spawn(async move {
@@ -1001,11 +1012,11 @@ mod tests {
                 drop(listener.accept().await.unwrap());
             }
         });
-        while reports.try_recv().is_err() {
-            sleep(ms(10)).await; // until a greeting has failed for `down_after`
-        }
-        let _turn = rooms.greetings.acquire().await.unwrap();
-        waits(false, "what closes without a word must not live for ever").await;
+        assert_eq!(
+            next(&mut reports).await,
+            Event::Unanswered(addr),
+            "what closes without a word must not live for ever"
+        );
     }
 
     #[tokio::test]
@@ -1111,6 +1122,35 @@ mod tests {
         });
         assert_eq!(next(&mut reports).await, Event::Tried(addr.clone()));
         assert_eq!(next(&mut reports).await, Event::Unanswered(addr));
+    }
+
+    #[tokio::test]
+    async fn who_closes_each_connection_is_not_asked_without_a_pause() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (_backend, _, _reports) = probed(listener.local_addr().unwrap(), &Arc::default());
+        let begun = Instant::now();
+        // Those that say who they are first, then those that do not. A few attempts follow each other quickly.
+        for says in [true, false] {
+            for _ in 0..20 {
+                match says {
+                    true => says_who_it_is(&listener).await,
+                    false => drop(listener.accept().await.unwrap()),
+                }
+            }
+        }
+        assert!(begun.elapsed() >= 19 * ATTEMPT_EVERY, "{:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn a_plan_made_in_the_meantime_stands() {
+        let plan = Plan::default();
+        assert_eq!(plan.late(ms(900), ms(50)), None, "nothing depends on it");
+        plan.wakes_at(ms(1000));
+        assert_eq!(plan.late(ms(1050), ms(50)), None);
+        assert_eq!(plan.late(ms(1060), ms(50)), Some(ms(60)));
+        assert_eq!(plan.late(ms(1100), ms(50)), None, "it began anew");
+        plan.says_nothing();
+        assert_eq!(plan.late(ms(5000), ms(50)), None);
     }
 
     #[tokio::test]

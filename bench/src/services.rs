@@ -13,9 +13,10 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use topology::{Layout, Phase, State};
+use topology::{Endpoint, Layout, Phase, State};
 use world::programs::{Ini, Launch, Program};
 use world::redis::{Redis, Settings};
+use world::resp::{Connection, Reply};
 use world::zookeeper::ZooKeeper;
 use world::{Host, ports, wait};
 
@@ -262,10 +263,14 @@ impl Fleet {
             .collect()
     }
 
-    /// Waits until each of these services has its replica in sync.
+    /// Waits until each of these services has its replica in sync, and the replica the stamp of its entry: before that it could
+    /// not take over (R6), and whoever is killed then is not replaced.
     fn settled(&mut self, services: &[usize]) {
         let settled = |record: &Result<State, String>| {
-            record.as_ref().is_ok_and(|state| state.phase == Phase::Serving && state.in_sync.len() == 1)
+            record.as_ref().is_ok_and(|state| match state.in_sync.as_slice() {
+                [member] if state.phase == Phase::Serving => fence(&member.addr) >= Some(member.since),
+                _ => false,
+            })
         };
         let mut left = services.to_vec();
         wait::until("all services in order", LIMIT, || {
@@ -477,6 +482,14 @@ fn false_alarms(figures: &mut Figures, label: &str, fleet: &mut Fleet) {
         let what = "promoted without a death, until then, in all rounds";
         figures.count(label, what, promoted, ("0", |times| times == 0.0));
     }
+}
+
+/// The stamp that a server holds.
+fn fence(server: &Endpoint) -> Option<u64> {
+    let addr = format!("{}:{}", server.host(), server.port()).parse().ok()?;
+    let mut connection = Connection::open(&Host::local(), addr, LIMIT).ok()?;
+    let Reply::Text(epoch) = connection.call(&["GET", stub::FENCE]).ok()? else { return None };
+    epoch.parse().ok()
 }
 
 /// Which server of a service is its primary.

@@ -24,7 +24,7 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 /// With this as its first argument the program is a stub.
 pub(crate) const WORD: &str = "stub";
 
-const FENCE: &str = "albireo:fence";
+pub(crate) const FENCE: &str = "albireo:fence";
 const TICK: &str = "albireo:tick";
 /// What a stamp adds to the stream, about.
 const STAMP_BYTES: u64 = 100;

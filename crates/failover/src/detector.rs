@@ -12,6 +12,8 @@ use crate::Time;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Detector {
     last_byte: Time,
+    /// The same, but of what was heard in truth: silence that is measured anew changes nothing of it.
+    last_heard: Time,
     /// It was asked, or an attempt to reach it has failed.
     tried: bool,
     /// A question was not answered, and whoever asked has looked: since then.
@@ -65,6 +67,7 @@ impl Detector {
         let link = Link::Closed { since: now, refused: None };
         Self {
             last_byte: now,
+            last_heard: now,
             tried: false,
             unanswered: None,
             heard: false,
@@ -78,7 +81,7 @@ impl Detector {
     /// just begun greets a few of thousands at a time.
     pub fn tried(&mut self, now: Time) {
         if !self.tried {
-            (self.tried, self.last_byte) = (true, now);
+            (self.tried, self.last_byte, self.last_heard) = (true, now, now);
         }
     }
 
@@ -90,7 +93,7 @@ impl Detector {
 
     /// The process at the other end said who it is.
     pub fn greeted(&mut self, now: Time) {
-        (self.tried, self.unanswered, self.last_byte) = (true, None, now);
+        (self.tried, self.unanswered, self.last_byte, self.last_heard) = (true, None, now, now);
     }
 
     /// The connection was closed by the other side or broke.
@@ -109,7 +112,7 @@ impl Detector {
 
     /// Bytes came. With `trouble`, they were an error.
     pub fn heard(&mut self, now: Time, trouble: Option<Trouble>) {
-        self.last_byte = now;
+        (self.last_byte, self.last_heard) = (now, now);
         (self.tried, self.heard, self.unanswered) = (true, true, None);
         self.trouble = trouble;
         self.troubled_since = trouble.map(|_| self.troubled_since.unwrap_or(now));
@@ -144,9 +147,14 @@ impl Detector {
         self.troubled_since
     }
 
-    /// When the last byte came, or when it was first tried.
+    /// Since when its silence counts: when the last byte came, or it was first tried, or the silence was measured anew.
     pub fn last_byte(&self) -> Time {
         self.last_byte
+    }
+
+    /// When the last byte came, or it was first tried.
+    pub fn last_heard(&self) -> Time {
+        self.last_heard
     }
 
     /// The verdict at this moment. `late_after` is when an answer counts as late, `down_after` when silence counts
@@ -308,6 +316,7 @@ mod tests {
         d.unheard(ms(500));
         d.unheard(ms(900));
         assert_eq!(at(&d, 1000), Health::Up);
+        assert_eq!((d.last_byte(), d.last_heard()), (ms(900), ms(10)));
         d.unanswered(ms(1000));
         d.unheard(ms(1100));
         d.unanswered(ms(1200));

@@ -752,7 +752,7 @@ impl Group {
                 };
                 let lost = lost
                     .or(self.primary_closed)
-                    .or_else(|| Some(self.view.backends.get(&old.primary.addr)?.detector.last_byte()));
+                    .or_else(|| Some(self.view.backends.get(&old.primary.addr)?.detector.last_heard()));
                 // Of the recorded process, and of one history; where all was restarted, nobody knows.
                 let seen = |addr: &Endpoint| Some(&self.view.backends.get(addr)?.seen.as_ref()?.observation);
                 let gap = seen(&old.primary.addr).zip(seen(&next.primary.addr)).filter(|(was, is)| {

@@ -484,6 +484,24 @@ fn a_failover_is_measured_from_the_loss_that_it_follows() {
     assert_eq!(told_loss(&mut scene), lost);
 }
 
+/// What was measured anew decides when to act, not since when clients waited.
+#[test]
+fn silence_that_was_measured_anew_changes_nothing_of_the_loss() {
+    let mut scene = Scene::leading(record());
+    scene.pass(10);
+    scene.all_answer();
+    let last_byte = scene.now;
+    scene.pass(400);
+    scene.event(Event::Unheard(vec![at("a")]));
+    scene.pass(110);
+    scene.event(Event::Unanswered(at("a")));
+    for _ in 0..6 {
+        replicas_answer(&mut scene);
+        scene.pass(100);
+    }
+    assert_eq!(told_loss(&mut scene), last_byte);
+}
+
 /// Whoever asks in vain gives its connection up in the end; the primary was lost before.
 #[test]
 fn a_connection_that_is_given_up_over_silence_is_not_the_loss() {

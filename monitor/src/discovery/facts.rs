@@ -308,7 +308,7 @@ fn seen_run_id(view: &View, addr: &Endpoint) -> String {
 
 fn times(view: &View, addr: &Endpoint) -> Times {
     view.backends.get(addr).map_or_else(Times::default, |backend| Times {
-        heard: backend.detector.last_byte(),
+        heard: backend.detector.last_heard(),
         looked: backend.seen.as_ref().map_or(Time::ZERO, |seen| seen.at),
         role: backend.role_since,
     })

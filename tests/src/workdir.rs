@@ -1,4 +1,5 @@
-//! Temporary directories below `target/`, on a disk and not in memory: ZooKeeper's figures depend on it.
+//! Temporary directories: below `TEST_WORK_DIR`, else below `target/`. ZooKeeper has every write on its disk before it answers, so
+//! measurements need one; for whatever is right or wrong memory is the better place (`tests/run-tests`).
 //!
 //! Their names carry the process id, so that what a killed run left behind is removed by the next one.
 
@@ -65,8 +66,9 @@ pub(crate) fn remove_own() {
     remove_where(|pid| pid == own);
 }
 
-fn root() -> PathBuf {
-    target_dir().join("world")
+/// The directory above all of them.
+pub fn root() -> PathBuf {
+    std::env::var_os("TEST_WORK_DIR").map_or_else(|| target_dir().join("world"), PathBuf::from)
 }
 
 fn remove_leftovers() {

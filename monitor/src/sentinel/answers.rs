@@ -38,6 +38,22 @@ fn no_such_master() -> Reply {
     Reply::error("ERR No such master with that name")
 }
 
+/// Whether what is asked for is not known for certain, though it is watched: this monitor stands still, or another server is
+/// becoming primary. That may be over in a moment. In the list of all services one that is missing holds up nobody who looks for
+/// another.
+pub(super) fn is_in_doubt(facts: &Facts, arguments: &[Vec<u8>], now: Time) -> bool {
+    let Some((subcommand, rest)) = arguments.split_first() else { return false };
+    match (quoted(subcommand).to_ascii_lowercase().as_str(), rest) {
+        ("get-master-addr-by-name" | "master", [name]) => {
+            let named = service(facts, name, now).and_then(|(_, service, _)| service.primary());
+            is_a_name(facts, name) && named.is_none()
+        }
+        ("replicas" | "slaves", [name]) => is_a_name(facts, name) && service(facts, name, now).is_none(),
+        ("masters", []) => !facts.are_fresh(now),
+        _ => false,
+    }
+}
+
 /// `wrong number of arguments`, as clients look for it.
 pub(super) fn wrong_number(command: &str) -> Reply {
     Reply::error(format!("ERR wrong number of arguments for '{command}' command"))
@@ -434,6 +450,37 @@ mod tests {
             assert!(matches!(&errors[1], Reply::Error(text) if text.starts_with("NOGOODSLAVE")));
             let Reply::Bulk(text) = info(&facts, &[], NOW) else { panic!() };
             assert!(!String::from_utf8(text).unwrap().contains("6379"));
+        }
+    }
+
+    /// Only what may be certain in a moment is worth waiting for.
+    #[test]
+    fn what_is_in_doubt() {
+        let waits = |facts: &Facts, words: &str| {
+            let words: Vec<Vec<u8>> = words.split(' ').map(|word| word.as_bytes().to_vec()).collect();
+            is_in_doubt(facts, &words, NOW)
+        };
+        let mut uncertain = facts();
+        changed(&mut uncertain, "posts").known = false;
+        let mut stale = facts();
+        stale.turned = Time::from_secs(9);
+        let mut promoting = facts();
+        changed(&mut promoting, "posts").master.as_mut().unwrap().in_progress = true;
+        for (words, expected) in [
+            // When all is well, nobody is certain of it, the monitor stood still, another one is becoming primary.
+            ("get-master-addr-by-name posts", [false, true, true, true]),
+            ("Master posts", [false, true, true, true]),
+            ("replicas posts", [false, true, true, false]),
+            ("slaves posts", [false, true, true, false]),
+            ("masters", [false, false, true, false]),
+            ("get-master-addr-by-name other", [false; 4]),
+            ("replicas other", [false; 4]),
+            ("get-master-addr-by-name", [false; 4]),
+            ("sentinels posts", [false; 4]),
+            ("failover posts", [false; 4]),
+        ] {
+            let all = [&facts(), &uncertain, &stale, &promoting].map(|facts| waits(facts, words));
+            assert_eq!(all, expected, "{words}");
         }
     }
 

@@ -87,6 +87,14 @@ impl<'a> Connection<'a> {
         plain.chain(matching).collect()
     }
 
+    /// Whether a better answer to this may be there in a moment: [`answers::is_in_doubt`].
+    pub(super) fn may_wait(&self, command: &[Vec<u8>], facts: &Facts, now: Time) -> bool {
+        let Some((name, arguments)) = command.split_first() else { return false };
+        self.logged_in
+            && name.eq_ignore_ascii_case(b"sentinel")
+            && answers::is_in_doubt(facts, arguments, now)
+    }
+
     /// One command, which has at least its name.
     pub(super) fn take(&mut self, command: &[Vec<u8>], facts: &Facts, now: Time) -> Outcome {
         let Some((name, arguments)) = command.split_first() else { return Outcome::Replies(Vec::new()) };

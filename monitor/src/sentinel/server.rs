@@ -29,6 +29,9 @@ use crate::metrics::Refused;
 const WRITE_LIMIT: Duration = Duration::from_secs(5);
 /// How long a client may take to log in, where it has to.
 const LOGIN_LIMIT: Duration = Duration::from_secs(30);
+/// How long a question waits for certainty. A promotion takes some ten milliseconds, a monitor that stood still knows again at once;
+/// and clients that wait for a tenth of a second only are not rare.
+const PATIENCE: Duration = Duration::from_millis(100);
 /// Before a wrong password is answered.
 const WRONG_REST: Duration = Duration::from_secs(1);
 /// What is written at once.
@@ -172,6 +175,11 @@ async fn answer(
             }
         };
         used += length;
+        if connection.may_wait(&command, &desk.board.facts.borrow(), desk.clock.now()) {
+            write(stream, &mut out).await?;
+            let _busy = guest.busy();
+            wait_for_certainty(connection, &command, desk).await;
+        }
         // Looked at anew for each command, and never held while anything is awaited.
         let outcome = connection.take(&command, &desk.board.facts.borrow(), desk.clock.now());
         let (replies, closes) = match outcome {
@@ -208,6 +216,23 @@ async fn answer(
     query.shrink_to(CHUNK);
     write(stream, &mut out).await?;
     Ok(goes_on)
+}
+
+/// Until somebody is named to who asks this, but not for long: then the answer is that nobody is.
+async fn wait_for_certainty(connection: &Connection<'_>, command: &[Vec<u8>], desk: &Desk) {
+    let mut named = desk.board.named.clone();
+    let certain = async {
+        loop {
+            named.borrow_and_update();
+            if !connection.may_wait(command, &desk.board.facts.borrow(), desk.clock.now()) {
+                return;
+            }
+            if named.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    let _ = timeout(PATIENCE, certain).await; // it is asked for anyhow
 }
 
 async fn write(stream: &mut TcpStream, out: &mut Vec<u8>) -> io::Result<()> {
@@ -408,6 +433,36 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn who_asks_during_a_promotion_is_told_of_the_new_primary() {
+        let (addr, mut board, _inbox) = serve();
+        let promoting = || {
+            let mut service = service(&[6379, 6380]);
+            service.master.as_mut().unwrap().in_progress = true;
+            service
+        };
+        let end = Instant::now() + LIMIT;
+        loop {
+            board.service("posts", |_| promoting());
+            let mut asks = open(addr, "SENTINEL get-master-addr-by-name posts\r\n");
+            // It is asked while nobody is named. On a machine with other work that may last too long.
+            std::thread::sleep(PATIENCE / 5);
+            turn(&mut board, false);
+            let said = read_until(&mut asks, "\r\n");
+            if said != "*-1\r\n" {
+                assert!(said.ends_with("\r\n6380\r\n"), "{said}");
+                break;
+            }
+            assert!(Instant::now() < end, "nobody is told of it");
+        }
+        // Where it does not come to an end, nobody waits for long; whoever asks for something else, not at all.
+        board.service("posts", |_| promoting());
+        let begun = Instant::now();
+        let mut asks = open(addr, "PING\r\nSENTINEL get-master-addr-by-name posts\r\nPING\r\n");
+        assert_eq!(read_until(&mut asks, "*-1\r\n+PONG\r\n"), "+PONG\r\n*-1\r\n+PONG\r\n");
+        assert!(begun.elapsed() >= PATIENCE, "{:?}", begun.elapsed());
     }
 
     #[test]

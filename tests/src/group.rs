@@ -190,6 +190,13 @@ impl Builder {
         self
     }
 
+    /// Silence counts after ten seconds: for tests that count epochs. Where the machine stands still, a replica may leave the set
+    /// and come back, and that is right.
+    #[must_use]
+    pub fn patient(self) -> Self {
+        self.monitor_key("detector", "down_after_ms", 10_000)
+    }
+
     /// Every monitor serves clients of Redis Sentinel, at [`Group::sentinel_address`].
     #[must_use]
     pub fn sentinel(mut self) -> Self {

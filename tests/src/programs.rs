@@ -6,13 +6,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::http::{self, Answer, Request};
 use crate::process::Start;
-use crate::{Host, Process, WorkDir, process, wait, workdir};
+use crate::{Host, Process, WorkDir, machine, process, wait, workdir};
 
 /// How long a program may take for an HTTP answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -217,7 +217,8 @@ fn start(
     started.unwrap_or_else(|e| panic!("cannot start {kind}: {e}"))
 }
 
-/// Runs a program to its end: its exit code and all that it printed.
+/// Runs a program to its end: its exit code and all that it printed; if it failed for want of time perhaps, that, too
+/// ([`machine::excuse`]).
 #[track_caller]
 pub fn run(program: &str, arguments: &[&str], limit: Duration) -> (i32, String) {
     run_on(&Host::local(), program, arguments, &[], limit)
@@ -234,8 +235,14 @@ pub fn run_on(
 ) -> (i32, String) {
     let mut command = command(program);
     command.args(arguments).envs(env.iter().copied());
+    let begun = Instant::now();
     let ended = process::run_to_end(program, command, host, limit);
-    ended.unwrap_or_else(|e| panic!("{program} {arguments:?}: {e}"))
+    let excuse = || machine::excuse(begun, Instant::now());
+    match ended {
+        Ok((0, said)) => (0, said),
+        Ok((code, said)) => (code, said + &excuse()),
+        Err(e) => panic!("{program} {arguments:?}: {e}{}", excuse()),
+    }
 }
 
 /// Starts a program that serves no HTTP; it is stopped when its owner drops it.

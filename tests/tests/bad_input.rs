@@ -209,7 +209,7 @@ fn a_znode_that_is_missing_empty_or_foreign_is_waited_for() {
 /// The last good topology stays in force; the content is told about.
 #[test]
 fn a_broken_announcement_moves_no_traffic() {
-    let mut group = Group::of(1).start();
+    let mut group = Group::of(1).patient().start();
     let before = group.state();
     let path = group.path().to_string();
     let load = group.load();

@@ -13,7 +13,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// All members start as masters without data: the one that is named becomes the primary, the others its replicas.
 #[test]
 fn fresh_servers_become_a_group() {
-    let mut group = Group::of(2).servers();
+    let mut group = Group::of(2).patient().servers();
     for replica in &group.redis[1..] {
         assert_eq!(replica.cmd(&["REPLICAOF", "NO", "ONE"]).text(), "OK");
     }

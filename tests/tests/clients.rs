@@ -10,14 +10,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::sentinel::{SentinelClient, SentinelServerType};
 use topology::Endpoint;
 use world::group::Group;
 use world::resp::{Connection, Reply};
 use world::skip::skip;
-use world::{Host, Process, ports, target_dir, wait};
+use world::{Host, Process, machine, ports, target_dir, wait};
 
 const LIMIT: Duration = Duration::from_secs(20);
 const PASSWORD: &str = "secret";
@@ -84,9 +84,12 @@ impl Client {
     #[track_caller]
     fn has_begun(&mut self, primary: u16) {
         let expected = BEGINNING.map(|line| line.replace("PORT", &primary.to_string()));
+        let begun = Instant::now();
         wait::until(&format!("{}: its beginning", self.name), LIMIT, || {
             let lines = self.lines();
-            assert!(self.is_running(), "{} has ended: {lines:#?}", self.name);
+            // Where both monitors have just stood still, nobody is named.
+            let excuse = || machine::excuse(begun, Instant::now());
+            assert!(self.is_running(), "{} has ended: {lines:#?}{}", self.name, excuse());
             wait::holds(lines.len() > expected.len(), || lines.join("\n"))
         });
         assert_eq!(self.lines()[..expected.len()], expected, "{}", self.name);

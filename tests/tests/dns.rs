@@ -48,9 +48,17 @@ struct Dug {
     additional: Vec<String>,
 }
 
-/// `words`: options, name, type.
+/// `words`: options, name, type. SERVFAIL says only that nothing is certain at this moment: then it is asked again.
 #[track_caller]
 fn dig(server: SocketAddr, words: &str) -> Dug {
+    wait::until(&format!("dig {words}"), LIMIT, || {
+        let dug = dig_once(server, words);
+        if dug.status == "SERVFAIL" { Err("SERVFAIL") } else { Ok(dug) }
+    })
+}
+
+#[track_caller]
+fn dig_once(server: SocketAddr, words: &str) -> Dug {
     let port = server.port().to_string();
     let mut command = Command::new("dig");
     command.arg(format!("@{}", server.ip())).args(["-p", &port, "+tries=1", "+time=10"]);

@@ -37,7 +37,7 @@ fn wait_for_word(group: &Group, addr: &str, word: &str) {
 
 #[test]
 fn a_server_is_added_and_another_removed_under_load() {
-    let mut group = Group::of(1).start();
+    let mut group = Group::of(1).patient().start();
     let before = group.settled();
     assert_eq!(before.min_in_sync, 0);
     let load = group.load();
@@ -89,7 +89,7 @@ fn long_work_says_what_it_waits_for() {
 
 #[test]
 fn a_failover_is_asked_for_under_load() {
-    let mut group = Group::of(2).start();
+    let mut group = Group::of(2).patient().start();
     let before = group.settled();
     let load = group.load();
     load.wait_for_writes(100, LIMIT);

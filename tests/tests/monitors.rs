@@ -61,7 +61,7 @@ fn the_active_monitor_and_the_primary_are_killed_at_once() {
 /// SIGTERM gives the lead up; SIGSTOP is taken over like a death, and the one that wakes up finds itself deposed.
 #[test]
 fn the_lead_changes_hands() {
-    let mut group = Group::of(1).start();
+    let mut group = Group::of(1).patient().start();
     let before = group.state();
     let load = group.load();
     let first = group.wait_for_active();
@@ -87,7 +87,7 @@ fn the_lead_changes_hands() {
 /// changes nothing.
 #[track_caller]
 fn fails_before(step: &str, how: &str) {
-    let mut group = Group::of(2).start();
+    let mut group = Group::of(2).patient().start();
     let peer = group.wait_for_active();
     let faulty = passive_of(peer);
     // Only the failover is to meet the fault, not the birth: so it is armed in the passive one, which then leads.
@@ -157,7 +157,7 @@ fn killed_before_each_step() {
 /// A backup whose primary was never started leads all the same.
 #[test]
 fn a_lone_backup_leads() {
-    let mut group = Group::of(1).servers();
+    let mut group = Group::of(1).patient().servers();
     group.seed();
     let ini = group.monitor_ini(1);
     let mut backup = group.start_monitor(1, "backup", &ini);
@@ -174,7 +174,7 @@ fn a_lone_backup_leads() {
 /// The second process of the same name waits, then is refused with the name and host of the first.
 #[test]
 fn two_monitors_of_the_same_name() {
-    let mut group = Group::of(1).start();
+    let mut group = Group::of(1).patient().start();
     let before = group.state();
     let twin = group.monitor_ini(0);
     let free = |section: &str, key: &str, scheme: &str, ini: world::programs::Ini| {

@@ -31,7 +31,7 @@ fn switched(group: &mut Group, words: &[&str]) {
 }
 
 fn moves_under_load(durability: &str) {
-    let mut group = Group::of(2).api_key("api", "durability", durability).start();
+    let mut group = Group::of(2).patient().api_key("api", "durability", durability).start();
     group.settled();
     let load = group.load();
     load.wait_for_writes(100, LIMIT);
@@ -67,7 +67,7 @@ fn no_request_fails_and_nothing_is_lost_with_async() {
 /// primary closes its connection.
 #[test]
 fn a_plain_client_is_cut_off_and_loses_nothing() {
-    let mut group = Group::of(2).start();
+    let mut group = Group::of(2).patient().start();
     for _ in 0..5 {
         let before = group.settled();
         let old = group.primary();

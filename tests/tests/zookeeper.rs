@@ -10,7 +10,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 #[test]
 fn a_restart_is_no_failover_and_stops_no_traffic() {
-    let mut group = Group::of(2).start();
+    let mut group = Group::of(2).patient().start();
     let before = group.state();
     let load = group.load();
     group.zookeeper.restart();
@@ -24,7 +24,7 @@ fn a_restart_is_no_failover_and_stops_no_traffic() {
 /// Long enough for every session to be lost.
 #[test]
 fn an_outage_is_no_failover_and_stops_no_traffic() {
-    let mut group = Group::of(2).start();
+    let mut group = Group::of(2).patient().start();
     let before = group.state();
     let load = group.load();
     group.zookeeper.kill();
@@ -44,7 +44,7 @@ fn an_outage_is_no_failover_and_stops_no_traffic() {
 /// Nothing can be decided without the store; it is, as soon as the store is back.
 #[test]
 fn a_primary_that_dies_meanwhile_is_replaced_when_it_is_back() {
-    let mut group = Group::of(2).start();
+    let mut group = Group::of(2).patient().start();
     let before = group.state();
     let load = group.load();
     group.zookeeper.kill();
@@ -66,7 +66,7 @@ fn a_primary_that_dies_meanwhile_is_replaced_when_it_is_back() {
 /// A paused server keeps its connections and answers nothing.
 #[test]
 fn a_hung_server_is_no_failover() {
-    let mut group = Group::of(1).start();
+    let mut group = Group::of(1).patient().start();
     let before = group.state();
     let load = group.load();
     group.zookeeper.pause();

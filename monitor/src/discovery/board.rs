@@ -27,8 +27,8 @@ pub(crate) struct Board {
 #[derive(Debug, Clone)]
 pub(crate) struct Reader {
     pub(crate) facts: watch::Receiver<Facts>,
-    /// Counts the changes of who is named primary and under which epoch, of any service. The facts change with every
-    /// probe of a server; who waits for a primary waits for this.
+    /// Counts the changes of what is certain ([`Service::certain_now`]), of any service. The facts change with every probe of a
+    /// server; who waits for a primary waits for this.
     pub(crate) named: watch::Receiver<u64>,
     pub(crate) news: broadcast::Sender<Announcement>,
 }
@@ -69,7 +69,7 @@ impl Board {
             if was == Some(&service) {
                 return false;
             }
-            named_anew = was.and_then(Service::named_now) != service.named_now();
+            named_anew = was.map(Service::certain_now) != Some(service.certain_now());
             let service = Arc::new(service);
             is = Some(service.clone());
             match slot {
@@ -177,6 +177,8 @@ mod tests {
         assert!(woken(&mut board, &grown));
         let uncertain = with(&|service| service.known = false);
         assert!(woken(&mut board, &uncertain));
+        let promoting = with(&|service| service.master.as_mut().unwrap().in_progress = true);
+        assert!(woken(&mut board, &promoting), "nobody is named still, but the replicas are known again");
         assert!(woken(&mut board, &|board| board.turned(Time::from_secs(20))), "it had stood still");
         assert!(woken(&mut board, &|board| board.forget("posts")));
     }

@@ -62,6 +62,8 @@ pub(crate) struct Service {
     pub(crate) replicas: Vec<Replica>,
     /// The last one that clients were told to be the primary.
     pub(crate) named: Option<Endpoint>,
+    /// Since when they are told of nobody.
+    pub(crate) doubted: Option<Time>,
 }
 
 /// The primary; during a promotion still the old one.
@@ -125,6 +127,11 @@ impl Service {
         self.primary().map(|master| (&master.addr, self.epoch))
     }
 
+    /// What who waits for a primary waits for: who is named, and whether anything is known for certain.
+    pub(crate) fn certain_now(&self) -> (Option<(&Endpoint, u64)>, bool) {
+        (self.named_now(), self.shown().is_some())
+    }
+
     /// What is shown with its flags, which may say that it is of no use.
     pub(crate) fn shown(&self) -> Option<&Master> {
         self.master.as_ref().filter(|_| self.known)
@@ -165,6 +172,7 @@ pub(crate) fn note(path: &str, epoch: u64) -> u64 {
 /// What there is to know of a service at this moment.
 pub(crate) fn observe(view: &View, before: Option<&Service>, vouched: Vouched, now: Time) -> Service {
     let named = before.and_then(|before| before.named.clone());
+    let doubted = before.and_then(|before| before.doubted).unwrap_or(now);
     let Some(state) = view.state() else {
         return Service {
             known: false,
@@ -174,6 +182,7 @@ pub(crate) fn observe(view: &View, before: Option<&Service>, vouched: Vouched, n
             master: None,
             replicas: Vec::new(),
             named,
+            doubted: Some(doubted),
         };
     };
     let since = before.and_then(|before| before.serving).filter(|(promoted, _)| *promoted == state.promoted);
@@ -197,7 +206,9 @@ pub(crate) fn observe(view: &View, before: Option<&Service>, vouched: Vouched, n
         replicas: others.map(|addr| replica(view, state, addr, before, now)).collect(),
         master,
         named: None,
+        doubted: None,
     };
+    service.doubted = service.primary().is_none().then_some(doubted);
     service.named = service.primary().map(|master| master.addr.clone()).or(named);
     service
 }
@@ -378,6 +389,7 @@ pub(crate) mod examples {
             master: Some(master(ports[0])),
             replicas: ports[1..].iter().map(|port| replica(*port, ports[0])).collect(),
             named: Some(at(ports[0])),
+            doubted: None,
         }
     }
 

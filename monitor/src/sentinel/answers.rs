@@ -15,6 +15,10 @@ pub(super) const VERSION: &str = "7.0.15";
 /// A failover needs one monitor, and ZooKeeper.
 const QUORUM: usize = 1;
 
+/// How long a question waits for certainty. Most promotions take some ten milliseconds, and clients that wait for a tenth of a
+/// second only are not rare.
+pub(super) const PATIENCE: Duration = Duration::from_millis(50);
+
 /// What a command of Sentinel comes to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
@@ -38,18 +42,19 @@ fn no_such_master() -> Reply {
     Reply::error("ERR No such master with that name")
 }
 
-/// Whether what is asked for is not known for certain, though it is watched: this monitor stands still, or another server is
-/// becoming primary. That may be over in a moment. In the list of all services one that is missing holds up nobody who looks for
-/// another.
+/// Whether what is asked for may be certain in a moment: this monitor stands still or did so just now, or another server is
+/// becoming primary. What has been in doubt for longer is not waited for.
 pub(super) fn is_in_doubt(facts: &Facts, arguments: &[Vec<u8>], now: Time) -> bool {
     let Some((subcommand, rest)) = arguments.split_first() else { return false };
+    let young = |service: &Service| service.doubted.is_some_and(|since| now.saturating_sub(since) < PATIENCE);
+    let watched = |name: &[u8]| facts.services.get(str::from_utf8(name).ok()?);
     match (quoted(subcommand).to_ascii_lowercase().as_str(), rest) {
         ("get-master-addr-by-name" | "master", [name]) => {
-            let named = service(facts, name, now).and_then(|(_, service, _)| service.primary());
-            is_a_name(facts, name) && named.is_none()
+            watched(name).is_some_and(|service| !facts.are_fresh(now) || young(service))
         }
-        ("replicas" | "slaves", [name]) => is_a_name(facts, name) && service(facts, name, now).is_none(),
-        ("masters", []) => !facts.are_fresh(now),
+        ("replicas" | "slaves", [name]) => watched(name)
+            .is_some_and(|service| !facts.are_fresh(now) || (service.shown().is_none() && young(service))),
+        ("masters", []) => !facts.are_fresh(now) || facts.services.values().any(|service| young(service)),
         _ => false,
     }
 }
@@ -460,27 +465,35 @@ mod tests {
             let words: Vec<Vec<u8>> = words.split(' ').map(|word| word.as_bytes().to_vec()).collect();
             is_in_doubt(facts, &words, NOW)
         };
-        let mut uncertain = facts();
-        changed(&mut uncertain, "posts").known = false;
+        let with = |change: fn(&mut Service), since: Time| {
+            let mut facts = facts();
+            let service = changed(&mut facts, "posts");
+            change(service);
+            service.doubted = Some(since);
+            facts
+        };
+        let unknown = |service: &mut Service| service.known = false;
+        let promoting = |service: &mut Service| service.master.as_mut().unwrap().in_progress = true;
+        let (just_now, for_long) = (Time::from_millis(9975), Time::from_millis(9950));
         let mut stale = facts();
         stale.turned = Time::from_secs(9);
-        let mut promoting = facts();
-        changed(&mut promoting, "posts").master.as_mut().unwrap().in_progress = true;
+        let all = [facts(), stale, with(unknown, just_now), with(promoting, just_now)];
+        let old = [with(unknown, for_long), with(promoting, for_long)];
         for (words, expected) in [
-            // When all is well, nobody is certain of it, the monitor stood still, another one is becoming primary.
+            // When all is well, it stood still, nothing is certain, another one is becoming primary.
             ("get-master-addr-by-name posts", [false, true, true, true]),
             ("Master posts", [false, true, true, true]),
             ("replicas posts", [false, true, true, false]),
             ("slaves posts", [false, true, true, false]),
-            ("masters", [false, false, true, false]),
+            ("masters", [false, true, true, true]),
             ("get-master-addr-by-name other", [false; 4]),
             ("replicas other", [false; 4]),
             ("get-master-addr-by-name", [false; 4]),
             ("sentinels posts", [false; 4]),
             ("failover posts", [false; 4]),
         ] {
-            let all = [&facts(), &uncertain, &stale, &promoting].map(|facts| waits(facts, words));
-            assert_eq!(all, expected, "{words}");
+            assert_eq!(all.each_ref().map(|facts| waits(facts, words)), expected, "{words}");
+            assert!(!old.iter().any(|facts| waits(facts, words)), "{words}");
         }
     }
 

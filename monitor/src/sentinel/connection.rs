@@ -90,8 +90,8 @@ impl<'a> Connection<'a> {
     /// Whether a better answer to this may be there in a moment: [`answers::is_in_doubt`].
     pub(super) fn may_wait(&self, command: &[Vec<u8>], facts: &Facts, now: Time) -> bool {
         let Some((name, arguments)) = command.split_first() else { return false };
-        self.logged_in
-            && name.eq_ignore_ascii_case(b"sentinel")
+        let listens = self.subscribes() && !self.resp3; // and may ask nothing
+        (self.logged_in && !listens && name.eq_ignore_ascii_case(b"sentinel"))
             && answers::is_in_doubt(facts, arguments, now)
     }
 

@@ -369,8 +369,7 @@ fn measures(ours: &Ours) -> Vec<Measure> {
 /// The kind of file system below the working directories.
 fn disk() -> String {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let dir = world::workdir::root();
-    std::fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("cannot create {}: {e}", dir.display()));
+    let dir = world::target_dir();
     let dir = dir.canonicalize().unwrap_or(dir);
     let mounted = mounts.lines().filter_map(|line| {
         let mut words = line.split(' ').skip(1);
@@ -378,6 +377,6 @@ fn disk() -> String {
     });
     let under = mounted.filter(|(at, _)| dir.starts_with(at)).max_by_key(|(at, _)| at.len());
     let kind = under.map_or("an unknown file system", |(_, kind)| kind);
-    assert_ne!(kind, "tmpfs", "ZooKeeper has to write to a disk, and {} is none", dir.display());
+    assert_ne!(kind, "tmpfs", "ZooKeeper has to write to a disk: let the target directory be on one");
     kind.to_owned()
 }

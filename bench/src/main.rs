@@ -41,6 +41,12 @@ fn main() -> ExitCode {
         eprintln!("there is no benchmark `{unknown}`; there are: {}", known.join(", "));
         return ExitCode::from(2);
     }
+    if std::env::var_os("TEST_WORK_DIR").is_some() {
+        eprintln!(
+            "TEST_WORK_DIR is for tests: measured is below the target directory, on its disk; unset it"
+        );
+        return ExitCode::from(2);
+    }
     println!("At {}.", figures::commit()); // now: somebody may go on editing
     for (name, run) in ALL.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|w| w == name)) {
         println!("== {name}");

@@ -217,8 +217,7 @@ fn start(
     started.unwrap_or_else(|e| panic!("cannot start {kind}: {e}"))
 }
 
-/// Runs a program to its end: its exit code and all that it printed; if it failed for want of time perhaps, that, too
-/// ([`machine::excuse`]).
+/// Runs a program to its end: its exit code and all that it printed.
 #[track_caller]
 pub fn run(program: &str, arguments: &[&str], limit: Duration) -> (i32, String) {
     run_on(&Host::local(), program, arguments, &[], limit)
@@ -238,11 +237,16 @@ pub fn run_on(
     let begun = Instant::now();
     let ended = process::run_to_end(program, command, host, limit);
     let excuse = || machine::excuse(begun, Instant::now());
-    match ended {
-        Ok((0, said)) => (0, said),
-        Ok((code, said)) => (code, said + &excuse()),
-        Err(e) => panic!("{program} {arguments:?}: {e}{}", excuse()),
-    }
+    ended.unwrap_or_else(|e| panic!("{program} {arguments:?}: {e}{}", excuse()))
+}
+
+/// The same for what ends well unless it runs out of time.
+#[track_caller]
+pub fn run_well(program: &str, arguments: &[&str], limit: Duration) -> String {
+    let begun = Instant::now();
+    let (code, said) = run(program, arguments, limit);
+    assert_eq!(code, 0, "{said}{}", machine::excuse(begun, Instant::now()));
+    said
 }
 
 /// Starts a program that serves no HTTP; it is stopped when its owner drops it.

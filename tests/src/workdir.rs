@@ -20,10 +20,19 @@ struct Removed(PathBuf);
 impl WorkDir {
     /// A new, empty directory; `name` is for the person who looks at it.
     pub fn new(name: &str) -> Self {
+        Self::below(&root(), name)
+    }
+
+    /// The same, always below `target/`: for what does not run from memory.
+    pub fn on_disk(name: &str) -> Self {
+        Self::below(&default_root(), name)
+    }
+
+    fn below(root: &Path, name: &str) -> Self {
         static CLEAN: Once = Once::new();
         CLEAN.call_once(remove_leftovers);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = root().join(format!("{}-{number}-{name}", std::process::id()));
+        let path = root.join(format!("{}-{number}-{name}", std::process::id()));
         fs::create_dir_all(&path).unwrap_or_else(|e| panic!("cannot create {}: {e}", path.display()));
         Self(Arc::new(Removed(path)))
     }
@@ -68,7 +77,12 @@ pub(crate) fn remove_own() {
 
 /// The directory above all of them.
 pub fn root() -> PathBuf {
-    std::env::var_os("TEST_WORK_DIR").map_or_else(|| target_dir().join("world"), PathBuf::from)
+    let given = std::env::var_os("TEST_WORK_DIR").filter(|given| !given.is_empty());
+    given.map_or_else(default_root, PathBuf::from)
+}
+
+fn default_root() -> PathBuf {
+    target_dir().join("world")
 }
 
 fn remove_leftovers() {
@@ -76,7 +90,8 @@ fn remove_leftovers() {
 }
 
 fn remove_where(matches: impl Fn(u32) -> bool) {
-    for entry in fs::read_dir(root()).into_iter().flatten().flatten() {
+    let roots = [root(), default_root()];
+    for entry in roots.iter().flat_map(fs::read_dir).flatten().flatten() {
         let name = entry.file_name();
         let pid = name.to_str().and_then(|name| name.split('-').next()).and_then(|pid| pid.parse().ok());
         if pid.is_some_and(&matches) {

@@ -209,7 +209,7 @@ fn a_znode_that_is_missing_empty_or_foreign_is_waited_for() {
 /// The last good topology stays in force; the content is told about.
 #[test]
 fn a_broken_announcement_moves_no_traffic() {
-    let mut group = Group::of(1).patient().start();
+    let mut group = Group::of(1).start();
     let before = group.state();
     let path = group.path().to_string();
     let load = group.load();
@@ -217,12 +217,12 @@ fn a_broken_announcement_moves_no_traffic() {
         group.zookeeper.set(&path, content);
         load.wait_for_writes(100, LIMIT);
         let now = group.state();
-        assert_eq!((now.epoch, &now.primary), (before.epoch, &before.primary), "{content:?}");
+        assert_eq!((now.promoted, &now.primary), (before.promoted, &before.primary), "{content:?}");
     }
     group.zookeeper.delete(&path);
     load.wait_for_writes(100, LIMIT);
     let now = group.state();
-    assert_eq!((now.epoch, &now.primary), (before.epoch, &before.primary), "deleted");
+    assert_eq!((now.promoted, &now.primary), (before.promoted, &before.primary), "deleted");
     let active = group.wait_for_active();
     group.monitors[active].process().wait_for_line("last good", LIMIT);
     load.stop().assert_clean();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use world::group::Group;
 use world::netns::Hosts;
 use world::secure::Secure;
-use world::{Process, WorkDir, programs, skip, wait};
+use world::{Process, WorkDir, programs, skip, wait, workdir};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -114,7 +114,7 @@ impl Clean {
         let site_of =
             |suite: &str| sources.lines().find_map(|line| line.strip_prefix(&format!("{suite} main ")));
         let site = site_of(codename).ok_or_else(|| format!("apt has no source of `{codename} main`"))?;
-        let dir = WorkDir::new("clean");
+        let dir = WorkDir::on_disk("clean"); // with devices, which memory may not be allowed to have
         let root = dir.join("root");
         // What it mounts vanishes with it, also when it is killed.
         let mut make = Command::new("timeout");
@@ -136,10 +136,15 @@ impl Clean {
     /// Runs this there, with nothing of this machine but the folders of the tests and a `/proc`, in mounts that nobody else
     /// sees. What is started keeps its process id.
     fn script(&self, user: &str, command: &str) -> String {
-        let (root, tests) = (self.root.display(), self.dir.path().parent().expect("a folder").display());
+        let root = self.root.display();
+        let mounted = |folder: &Path| {
+            let folder = folder.display();
+            format!("mkdir -p {root}{folder} && mount --bind {folder} {root}{folder}")
+        };
+        let (own, tests) = (mounted(self.dir.path()), mounted(&workdir::root()));
         format!(
-            "exec unshare --mount sh -c 'mkdir -p {root}{tests} && mount --bind {tests} {root}{tests} && \
-             mount -t proc proc {root}/proc && exec chroot --userspec={user} {root} {command} \"$@\"' sh \"$@\"\n"
+            "exec unshare --mount sh -c '{own} && {tests} && mount -t proc proc {root}/proc && \
+             exec chroot --userspec={user} {root} {command} \"$@\"' sh \"$@\"\n"
         )
     }
 

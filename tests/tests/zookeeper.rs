@@ -10,21 +10,21 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 #[test]
 fn a_restart_is_no_failover_and_stops_no_traffic() {
-    let mut group = Group::of(2).patient().start();
+    let mut group = Group::of(2).start();
     let before = group.state();
     let load = group.load();
     group.zookeeper.restart();
     load.wait_for_writes(200, LIMIT);
     group.ready();
     let after = group.settled();
-    assert_eq!((after.epoch, after.primary), (before.epoch, before.primary));
+    assert_eq!((after.promoted, after.primary), (before.promoted, before.primary));
     load.stop().assert_clean();
 }
 
 /// Long enough for every session to be lost.
 #[test]
 fn an_outage_is_no_failover_and_stops_no_traffic() {
-    let mut group = Group::of(2).patient().start();
+    let mut group = Group::of(2).start();
     let before = group.state();
     let load = group.load();
     group.zookeeper.kill();
@@ -37,7 +37,7 @@ fn an_outage_is_no_failover_and_stops_no_traffic() {
     group.zookeeper.restart();
     group.ready();
     let after = group.settled();
-    assert_eq!((after.epoch, after.primary), (before.epoch, before.primary));
+    assert_eq!((after.promoted, after.primary), (before.promoted, before.primary));
     load.stop().assert_clean();
 }
 
@@ -66,7 +66,7 @@ fn a_primary_that_dies_meanwhile_is_replaced_when_it_is_back() {
 /// A paused server keeps its connections and answers nothing.
 #[test]
 fn a_hung_server_is_no_failover() {
-    let mut group = Group::of(1).patient().start();
+    let mut group = Group::of(1).start();
     let before = group.state();
     let load = group.load();
     group.zookeeper.pause();
@@ -75,7 +75,7 @@ fn a_hung_server_is_no_failover() {
     group.zookeeper.resume();
     group.ready();
     let after = group.settled();
-    assert_eq!((after.epoch, after.primary), (before.epoch, before.primary));
+    assert_eq!((after.promoted, after.primary), (before.promoted, before.primary));
     load.stop().assert_clean();
 }
 

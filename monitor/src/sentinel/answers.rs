@@ -42,8 +42,8 @@ fn no_such_master() -> Reply {
     Reply::error("ERR No such master with that name")
 }
 
-/// Whether what is asked for may be certain in a moment: this monitor stands still or did so just now, or another server is
-/// becoming primary. What has been in doubt for longer is not waited for.
+/// Whether what is asked for may be certain in a moment: this monitor stands still (for how long, it will not know before it goes
+/// on), or it is in doubt only just now, as when another server is becoming primary. Older doubts are not waited for.
 pub(super) fn is_in_doubt(facts: &Facts, arguments: &[Vec<u8>], now: Time) -> bool {
     let Some((subcommand, rest)) = arguments.split_first() else { return false };
     let young = |service: &Service| service.doubted.is_some_and(|since| now.saturating_sub(since) < PATIENCE);

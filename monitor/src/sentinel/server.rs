@@ -29,6 +29,8 @@ use crate::metrics::Refused;
 const WRITE_LIMIT: Duration = Duration::from_secs(5);
 /// How long a client may take to log in, where it has to.
 const LOGIN_LIMIT: Duration = Duration::from_secs(30);
+/// After a question has waited for certainty, before another one of the same connection may.
+const WAIT_REST: Duration = Duration::from_secs(1);
 /// Before a wrong password is answered.
 const WRONG_REST: Duration = Duration::from_secs(1);
 /// What is written at once.
@@ -100,7 +102,7 @@ async fn accept(listener: TcpListener, desk: Arc<Desk>, most: usize) {
 async fn serve(mut stream: TcpStream, id: i64, desk: &Desk, guest: &Guest) -> io::Result<()> {
     let mut connection = Connection::new(id, desk.login.as_ref());
     let (mut query, mut news) = (Vec::new(), None);
-    // Until when one question after the other waits for certainty.
+    // Until when its last question that waited for certainty might do so.
     let mut patience = None;
     // Who subscribes is being answered for as long as that lasts.
     let mut listens = None;
@@ -179,11 +181,12 @@ async fn answer(
         if connection.may_wait(&command, &desk.board.facts.borrow(), desk.clock.now()) {
             write(stream, &mut out).await?;
             let _busy = guest.busy();
-            let until = *patience.get_or_insert_with(|| Instant::now() + PATIENCE);
+            let until = match *patience {
+                Some(until) if Instant::now() < until + WAIT_REST => until,
+                Some(_) | None => *patience.insert(Instant::now() + PATIENCE),
+            };
             // Then it is answered as it is.
             let _ = timeout_at(until, certainty(connection, &command, desk)).await;
-        } else {
-            *patience = None;
         }
         // Looked at anew for each command, and never held while anything is awaited.
         let outcome = connection.take(&command, &desk.board.facts.borrow(), desk.clock.now());
@@ -464,13 +467,21 @@ mod tests {
         // Where it does not come to an end, nobody waits for long, however much is asked at once.
         board.service("posts", |_| promoting(just_now));
         let begun = Instant::now();
-        let mut asks = open(addr, &"SENTINEL get-master-addr-by-name posts\r\n".repeat(1000));
-        let mut said = String::new();
-        while said.len() < 1000 * "*-1\r\n".len() {
-            said += &read_until(&mut asks, "*-1\r\n");
+        let asked = "SENTINEL get-master-addr-by-name posts\r\nPING\r\n".repeat(1000);
+        let mut asks = open(addr, &asked);
+        let (mut said, expected) = (String::new(), "*-1\r\n+PONG\r\n".repeat(1000));
+        while said.len() < expected.len() {
+            said += &read_until(&mut asks, "\r\n");
         }
-        assert_eq!(said, "*-1\r\n".repeat(1000));
+        assert_eq!(said, expected);
         assert!((PATIENCE..1000 * PATIENCE).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+
+        // But later the same connection waits again, though nothing else was asked on it meanwhile.
+        std::thread::sleep(WAIT_REST);
+        let begun = Instant::now();
+        asks.write_all(b"SENTINEL get-master-addr-by-name posts\r\n").unwrap();
+        assert_eq!(read_until(&mut asks, "\r\n"), "*-1\r\n");
+        assert!(begun.elapsed() >= PATIENCE, "{:?}", begun.elapsed());
     }
 
     #[test]
